@@ -1,0 +1,67 @@
+# linnet_layer(NAME DEPS...): one static library per folder of src/, and beside it what the file names ask for:
+#   *_test.cpp   one test program NAME_test; run at every instruction-set level
+#   *_bench.cpp  one benchmark program NAME_bench
+#   *_fuzz.cpp   one fuzzer each
+#   *_avx512_bf16.cpp, *_amx.cpp  compiled with that instruction set (everything else: the compiler's baseline; sources that use
+#                Highway compile themselves for several targets)
+
+set(LINNET_FLAGS_avx512_bf16 -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mavx512bf16 -mfma -mf16c)
+set(LINNET_FLAGS_amx ${LINNET_FLAGS_avx512_bf16} -mamx-tile -mamx-bf16)
+
+function(linnet_isa_flags)
+  foreach(source ${ARGN})
+    foreach(isa avx512_bf16 amx)
+      if(source MATCHES "_${isa}\\.cpp$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${LINNET_FLAGS_${isa}}")
+      endif()
+    endforeach()
+  endforeach()
+endfunction()
+
+function(linnet_layer name)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
+  set(tests ${sources})
+  set(benches ${sources})
+  set(fuzzers ${sources})
+  list(FILTER sources EXCLUDE REGEX "(_test|_bench|_fuzz|/main)\\.cpp$")
+  list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
+  list(FILTER benches INCLUDE REGEX "_bench\\.cpp$")
+  list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cpp$")
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(FILTER sources EXCLUDE REGEX "_(avx512_bf16|amx)\\.cpp$")
+  endif()
+  linnet_isa_flags(${sources})
+
+  add_library(linnet_${name} STATIC ${sources})
+  target_include_directories(linnet_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
+  foreach(dep ${ARGN})
+    target_link_libraries(linnet_${name} PUBLIC linnet_${dep})
+  endforeach()
+
+  if(LINNET_TESTS AND tests)
+    add_executable(${name}_test ${tests} ${PROJECT_SOURCE_DIR}/tests/main.cpp)
+    target_include_directories(${name}_test PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+    target_compile_definitions(${name}_test PRIVATE LINNET_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+    target_link_libraries(${name}_test PRIVATE linnet_${name} GTest::gtest GTest::gmock)
+    add_test(NAME ${name} COMMAND ${name}_test)
+    if(name MATCHES "ops|model|runtime")  # what computes: once more at every lower level
+      foreach(isa baseline avx2 avx512 avx512_bf16 amx)
+        add_test(NAME ${name}@${isa} COMMAND ${name}_test --isa=${isa})
+        set_tests_properties(${name}@${isa} PROPERTIES SKIP_RETURN_CODE 77)  # this machine does not offer that level
+      endforeach()
+    endif()
+  endif()
+  if(LINNET_BENCHMARKS AND benches)
+    add_executable(${name}_bench ${benches})
+    target_link_libraries(${name}_bench PRIVATE linnet_${name} benchmark::benchmark_main)
+  endif()
+  if(LINNET_FUZZERS)
+    foreach(source ${fuzzers})
+      get_filename_component(fuzzer ${source} NAME_WE)
+      add_executable(${fuzzer} ${source})
+      target_link_libraries(${fuzzer} PRIVATE linnet_${name})
+      target_compile_options(${fuzzer} PRIVATE -fsanitize=fuzzer)
+      target_link_options(${fuzzer} PRIVATE -fsanitize=fuzzer)
+    endforeach()
+  endif()
+endfunction()

@@ -1,0 +1,45 @@
+// Dense products against weights: contract of the op. Definition: gemm_ref.cpp. Prose, variants and floors: README.md.
+#pragma once
+
+#include <span>
+
+#include "core/tensor.h"
+#include "core/variant.h"
+
+namespace linnet::ops {
+
+// One product  y[m, n] (+)= sum_k x[row(m), k] * w(n, k),  row(m) = rows ? rows[m] : m.
+struct GemmProblem {
+  ConstTensor x;                  // [Mx, K] f32, row stride free
+  ConstTensor w;                  // [N, K] f32, bf16 or f16, row stride free; with w_is_in_out: [K, N]
+  Tensor y;                       // [M, N] f32, row stride free; must not alias x
+  const int32_t* rows = nullptr;  // [M] rows of x, each in [0, Mx); null: Mx == M and row(m) = m
+  bool w_is_in_out = false;       // w holds [K, N] (input-major): the transposed product, used where a weight is absorbed
+  bool accumulate = false;        // add to y instead of overwriting it
+  bool exact = false;             // keep x in f32 whatever the path (router logits, beta): never round it to bf16
+};
+
+// A batch of independent products, run as one parallel region: the projections of one input, or the experts of one layer.
+// Problems that share (x, rows) share its packing. Products with M == 0 are allowed and do nothing (x, y may then be absent memory).
+//
+// Accumulation is f32, along k in ascending order for each y(m, n) within a variant; so y(m, n) does not depend on M, on the other
+// problems or on the thread count, except that a problem with few rows (M <= kGemvRows) runs on the dot-product kernel, whose
+// order differs. Unless `exact`, the bf16 paths (avx512_bf16, amx) round x to bf16 when w is bf16; all others widen w to f32.
+struct GemmArgs {
+  std::span<const GemmProblem> problems;
+};
+
+constexpr int64_t kGemvRows = 8;
+
+// Throws InvalidArgument naming the problem and the tensor, or Unsupported. Planning is cheap; a plan holds for any batch whose
+// workspace fits.
+Plan<GemmArgs> plan_gemm(const GemmArgs& args, Isa isa = active_isa());
+std::span<const Variant<GemmArgs>> gemm_variants();
+
+// Scratch bytes that suffice for any batch whose problems together have at most `rows` distinct packed rows of width k.
+size_t gemm_workspace_bytes(int64_t rows, int64_t k, int n_threads);
+
+// The definition: plain loops, accumulation in double.
+void gemm_ref(const GemmArgs& args);
+
+}  // namespace linnet::ops
