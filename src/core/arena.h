@@ -37,7 +37,9 @@ class Workspace {
   explicit Workspace(size_t bytes) : buffer_(bytes) {}
 
   size_t capacity() const { return buffer_.size(); }
-  void reserve(size_t bytes) { if (bytes > capacity()) buffer_ = Buffer(bytes); }  // only while nothing is taken
+  void reserve(size_t bytes) {
+    if (bytes > capacity()) buffer_ = Buffer(bytes);
+  }  // only while nothing is taken
 
   template <class T>
   T* take(int64_t count) noexcept {

@@ -16,9 +16,9 @@ namespace {
 
 TEST(dtype, bf16_rounds_to_nearest_even) {
   EXPECT_EQ(to_bf16(1.0f).bits, 0x3f80);
-  EXPECT_EQ(to_bf16(1.0f + 0x1p-8f).bits, 0x3f80);              // tie: to even
-  EXPECT_EQ(to_bf16(1.0f + 3 * 0x1p-8f).bits, 0x3f82);          // tie: to even
-  EXPECT_EQ(to_bf16(1.0f + 0x1p-8f + 0x1p-20f).bits, 0x3f81);   // above the tie
+  EXPECT_EQ(to_bf16(1.0f + 0x1p-8f).bits, 0x3f80);             // tie: to even
+  EXPECT_EQ(to_bf16(1.0f + 3 * 0x1p-8f).bits, 0x3f82);         // tie: to even
+  EXPECT_EQ(to_bf16(1.0f + 0x1p-8f + 0x1p-20f).bits, 0x3f81);  // above the tie
   EXPECT_EQ(to_bf16(std::numeric_limits<float>::max()).bits, 0x7f80);
   EXPECT_TRUE(std::isnan(to_f32(to_bf16(std::bit_cast<float>(0x7f800001u)))));
   EXPECT_TRUE(std::isinf(to_f32(to_bf16(-std::numeric_limits<float>::infinity()))));
@@ -32,7 +32,8 @@ TEST(dtype, f16_round_trips_every_value) {
       EXPECT_TRUE(std::isnan(to_f32(to_f16(wide))));
     } else {
       EXPECT_EQ(to_f16(wide).bits, bits) << bits;
-      EXPECT_EQ(to_bf16(to_f32(bf16{h.bits})).bits, std::isnan(to_f32(bf16{h.bits})) ? to_bf16(to_f32(bf16{h.bits})).bits : bits);
+      EXPECT_EQ(to_bf16(to_f32(bf16{h.bits})).bits,
+                std::isnan(to_f32(bf16{h.bits})) ? to_bf16(to_f32(bf16{h.bits})).bits : bits);
     }
   }
 }
@@ -41,8 +42,8 @@ TEST(dtype, f16_rounds_to_nearest_even) {
   EXPECT_EQ(to_f16(65504.0f).bits, 0x7bff);
   EXPECT_EQ(to_f16(65519.0f).bits, 0x7bff);
   EXPECT_EQ(to_f16(65520.0f).bits, 0x7c00);
-  EXPECT_EQ(to_f16(0x1p-25f).bits, 0);          // tie at half the smallest subnormal: to even
-  EXPECT_EQ(to_f16(0x1.8p-24f).bits, 2);        // tie between 1 and 2 units: to even
+  EXPECT_EQ(to_f16(0x1p-25f).bits, 0);    // tie at half the smallest subnormal: to even
+  EXPECT_EQ(to_f16(0x1.8p-24f).bits, 2);  // tie between 1 and 2 units: to even
   EXPECT_EQ(to_f16(1.0f + 0x1p-11f).bits, 0x3c00);
   EXPECT_EQ(to_f16(-2.0f).bits, 0xc000);
 }
@@ -70,9 +71,7 @@ TEST(tensor, views_and_checks) {
   try {
     expect_tensor("op", "x", t, DType::bf16, {4, 7});
     FAIL() << "accepted a wrong shape";
-  } catch (const InvalidArgument& e) {
-    EXPECT_STREQ(e.what(), "op: x: expected [4, 7] bf16, got [4, 6] f32");
-  }
+  } catch (const InvalidArgument& e) { EXPECT_STREQ(e.what(), "op: x: expected [4, 7] bf16, got [4, 6] f32"); }
   EXPECT_THROW(expect_tensor("op", "x", Tensor(), DType::f32, {1}), InvalidArgument);
 }
 
@@ -105,16 +104,19 @@ TEST(rng, is_a_function_of_its_counter) {
   EXPECT_EQ(a.bits(), b.bits());
   double sum = 0, squares = 0;
   for (uint64_t i = 0; i < 100000; ++i) sum += a.normal(i), squares += a.normal(i) * a.normal(i);
-  EXPECT_NEAR(sum / 1e5, 0, 5 / std::sqrt(1e5));           // 5 standard errors
+  EXPECT_NEAR(sum / 1e5, 0, 5 / std::sqrt(1e5));  // 5 standard errors
   EXPECT_NEAR(squares / 1e5, 1, 5 * std::sqrt(2 / 1e5));
 }
 
-struct Args { int width; };
+struct Args {
+  int width;
+};
 
 TEST(variant, first_willing_one_wins_and_refusals_are_told) {
   static const Variant<Args> kTable[] = {
       {"amx", Isa::amx, no_refusal<Args>, no_workspace<Args>, [](const Args&, const Exec&) noexcept {}},
-      {"simd", Isa::baseline, [](const Args& a) { return a.width == 4 ? std::string() : cat("width ", a.width, " is not 4"); },
+      {"simd", Isa::baseline,
+       [](const Args& a) { return a.width == 4 ? std::string() : cat("width ", a.width, " is not 4"); },
        no_workspace<Args>, [](const Args&, const Exec&) noexcept {}},
   };
   EXPECT_STREQ(choose_variant<Args>("op", kTable, {4}, Isa::avx2).variant(), "simd");

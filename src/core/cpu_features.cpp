@@ -29,8 +29,8 @@ Isa detect() {
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
     return Isa::baseline;
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512cd") ||
-      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512cd") || !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
     return Isa::avx2;
   if (!__builtin_cpu_supports("avx512bf16")) return Isa::avx512;
   if (!__builtin_cpu_supports("amx-tile") || !__builtin_cpu_supports("amx-bf16") || !request_tile_data())
@@ -61,10 +61,12 @@ Isa requested() {
   constexpr Isa kAll[] = {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx};
   for (Isa isa : kAll) {
     if (std::string_view(text) != name_of(isa)) continue;
-    if (isa > have) throw InvalidArgument(cat("LINNET_ISA: ", text, " asked for, but this machine offers ", name_of(have)));
+    if (isa > have)
+      throw InvalidArgument(cat("LINNET_ISA: ", text, " asked for, but this machine offers ", name_of(have)));
     return isa;
   }
-  throw InvalidArgument(cat("LINNET_ISA: expected baseline, avx2, avx512, avx512_bf16 or amx, got ", printable(text, 40)));
+  throw InvalidArgument(
+      cat("LINNET_ISA: expected baseline, avx2, avx512, avx512_bf16 or amx, got ", printable(text, 40)));
 }
 
 std::optional<Isa> g_active;

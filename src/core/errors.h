@@ -12,13 +12,27 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-struct InvalidArgument : Error { using Error::Error; };  // the caller: a wrong option, shape or value
-struct Unsupported : Error { using Error::Error; };      // nothing here can do it: the text lists why each variant refused
-struct FormatError : Error { using Error::Error; };      // a file: its content is not what its format promises
-struct IoError : Error { using Error::Error; };          // the system: unreadable file, full disk
-struct OutOfMemory : Error { using Error::Error; };      // asked for more than there is
-struct DeviceError : Error { using Error::Error; };      // an accelerator or its driver
-struct InternalError : Error { using Error::Error; };    // us: a bug in Linnet
+struct InvalidArgument : Error {
+  using Error::Error;
+};  // the caller: a wrong option, shape or value
+struct Unsupported : Error {
+  using Error::Error;
+};  // nothing here can do it: the text lists why each variant refused
+struct FormatError : Error {
+  using Error::Error;
+};  // a file: its content is not what its format promises
+struct IoError : Error {
+  using Error::Error;
+};  // the system: unreadable file, full disk
+struct OutOfMemory : Error {
+  using Error::Error;
+};  // asked for more than there is
+struct DeviceError : Error {
+  using Error::Error;
+};  // an accelerator or its driver
+struct InternalError : Error {
+  using Error::Error;
+};  // us: a bug in Linnet
 
 // Process exit status of each kind, used by every command. Anything else that escapes is InternalError.
 //   usage 2: InvalidArgument, Unsupported    bad file 3: FormatError, IoError    memory 4: OutOfMemory    bug 70

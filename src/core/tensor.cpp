@@ -16,7 +16,8 @@ void expect_tensor(const char* op, const char* name, const ConstTensor& t, DType
                                   [](int64_t want, int64_t have) { return want == -1 ? have >= 0 : want == have; });
   if (!matches) {
     std::span<const int64_t> wanted(dims.begin(), dims.size());
-    throw InvalidArgument(cat(op, ": ", name, ": expected ", shape_text(wanted), " ", name_of(dtype), ", got ", text_of(t)));
+    throw InvalidArgument(
+        cat(op, ": ", name, ": expected ", shape_text(wanted), " ", name_of(dtype), ", got ", text_of(t)));
   }
   if (!t.data && t.elements() > 0) throw InvalidArgument(cat(op, ": ", name, ": ", text_of(t), " has no memory"));
 }

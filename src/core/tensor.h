@@ -68,7 +68,9 @@ struct BasicTensor {
     return reinterpret_cast<std::conditional_t<std::is_const_v<Byte>, const T, T>*>(data);
   }
   template <class T>
-  auto* row(int64_t i) const { return as<T>() + i * row_stride; }
+  auto* row(int64_t i) const {
+    return as<T>() + i * row_stride;
+  }
 
   // Rows [begin, end) of the first index.
   BasicTensor rows(int64_t begin, int64_t end) const {
@@ -93,6 +95,7 @@ using ConstTensor = BasicTensor<const std::byte>;
 std::string text_of(const ConstTensor& t);
 
 // Throws InvalidArgument "op: name: expected [..] f32, got [..] bf16" unless t has this dtype and shape (-1 = any extent).
-void expect_tensor(const char* op, const char* name, const ConstTensor& t, DType dtype, std::initializer_list<int64_t> dims);
+void expect_tensor(const char* op, const char* name, const ConstTensor& t, DType dtype,
+                   std::initializer_list<int64_t> dims);
 
 }  // namespace linnet

@@ -17,9 +17,10 @@ std::string cat(const Parts&... parts) {
   return std::move(out).str();
 }
 
-std::string shape_text(std::span<const int64_t> shape);   // "[4096, 16]"
-std::string bytes_text(uint64_t bytes);                   // "1.44 GiB", "512 B"
-std::string count_text(uint64_t count);                   // "49,122,681,728"
-std::string printable(std::string_view raw, size_t max);  // control and non-ASCII bytes escaped, cut to max bytes with "..."
+std::string shape_text(std::span<const int64_t> shape);  // "[4096, 16]"
+std::string bytes_text(uint64_t bytes);                  // "1.44 GiB", "512 B"
+std::string count_text(uint64_t count);                  // "49,122,681,728"
+std::string printable(std::string_view raw,
+                      size_t max);  // control and non-ASCII bytes escaped, cut to max bytes with "..."
 
 }  // namespace linnet

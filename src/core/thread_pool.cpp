@@ -50,7 +50,8 @@ ThreadPool::ThreadPool(int n_threads, bool pin) {
   n_threads_ = n_threads == 0 ? static_cast<int>(cores.size()) : n_threads;
   const bool room = n_threads_ <= static_cast<int>(cores.size());
   for (int thread = 1; thread < n_threads_; ++thread)
-    workers_.emplace_back([this, thread, cpu = pin && room ? cores[static_cast<size_t>(thread)] : -1] { worker(thread, cpu); });
+    workers_.emplace_back(
+        [this, thread, cpu = pin && room ? cores[static_cast<size_t>(thread)] : -1] { worker(thread, cpu); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -93,7 +94,8 @@ void ThreadPool::worker(int thread, int cpu) {
     cpu_set_t one;
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
-    pthread_setaffinity_np(pthread_self(), sizeof one, &one);  // best effort: a refused pin costs speed, not correctness
+    pthread_setaffinity_np(pthread_self(), sizeof one,
+                           &one);  // best effort: a refused pin costs speed, not correctness
   }
   uint32_t seen = 0;
   for (;;) {

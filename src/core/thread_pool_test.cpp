@@ -30,8 +30,7 @@ TEST(thread_pool, nested_calls_run_on_the_calling_thread) {
   ThreadPool pool(2);
   std::atomic<int64_t> sum{0};
   pool.parallel_for(4, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i)
-      pool.parallel_for(10, 1, [&](int64_t b, int64_t e, int) { sum += e - b; });
+    for (int64_t i = begin; i < end; ++i) pool.parallel_for(10, 1, [&](int64_t b, int64_t e, int) { sum += e - b; });
   });
   EXPECT_EQ(sum, 40);
 }

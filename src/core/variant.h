@@ -13,17 +13,21 @@ namespace linnet {
 
 template <class Args>
 struct Variant {
-  const char* name;                                 // the suffix of its file: "ref", "simd", "amx", ...
-  Isa needs;                                        // lowest instruction set it runs on
-  std::string (*refusal)(const Args&);              // why these arguments cannot run here; empty when they can
-  size_t (*workspace_bytes)(const Args&);           // scratch for these arguments; monotone in every extent
-  void (*run)(const Args&, const Exec&) noexcept;   // allocates nothing, reads no environment
+  const char* name;                                // the suffix of its file: "ref", "simd", "amx", ...
+  Isa needs;                                       // lowest instruction set it runs on
+  std::string (*refusal)(const Args&);             // why these arguments cannot run here; empty when they can
+  size_t (*workspace_bytes)(const Args&);          // scratch for these arguments; monotone in every extent
+  void (*run)(const Args&, const Exec&) noexcept;  // allocates nothing, reads no environment
 };
 
 template <class Args>
-std::string no_refusal(const Args&) { return {}; }
+std::string no_refusal(const Args&) {
+  return {};
+}
 template <class Args>
-size_t no_workspace(const Args&) { return 0; }
+size_t no_workspace(const Args&) {
+  return 0;
+}
 
 template <class Args>
 class Plan {
@@ -40,7 +44,8 @@ class Plan {
 // The first variant that runs on `isa` and does not refuse. Throws Unsupported with every variant's reason.
 // References are not in the tables: they are called by name, never chosen.
 template <class Args>
-Plan<Args> choose_variant(const char* op, std::span<const Variant<Args>> table, const Args& args, Isa isa = active_isa()) {
+Plan<Args> choose_variant(const char* op, std::span<const Variant<Args>> table, const Args& args,
+                          Isa isa = active_isa()) {
   std::string reasons;
   for (const Variant<Args>& v : table) {
     std::string reason = isa < v.needs ? cat("needs ", name_of(v.needs), ", have ", name_of(isa)) : v.refusal(args);

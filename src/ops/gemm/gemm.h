@@ -14,9 +14,9 @@ struct GemmProblem {
   ConstTensor w;                  // [N, K] f32, bf16 or f16, row stride free; with w_is_in_out: [K, N]
   Tensor y;                       // [M, N] f32, row stride free; must not alias x
   const int32_t* rows = nullptr;  // [M] rows of x, each in [0, Mx); null: Mx == M and row(m) = m
-  bool w_is_in_out = false;       // w holds [K, N] (input-major): the transposed product, used where a weight is absorbed
-  bool accumulate = false;        // add to y instead of overwriting it
-  bool exact = false;             // keep x in f32 whatever the path (router logits, beta): never round it to bf16
+  bool w_is_in_out = false;  // w holds [K, N] (input-major): the transposed product, used where a weight is absorbed
+  bool accumulate = false;   // add to y instead of overwriting it
+  bool exact = false;        // keep x in f32 whatever the path (router logits, beta): never round it to bf16
 };
 
 // A batch of independent products, run as one parallel region: the projections of one input, or the experts of one layer.

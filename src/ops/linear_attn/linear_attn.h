@@ -21,15 +21,16 @@ enum class Decay : uint8_t {
 };
 
 struct LinearAttnArgs {
-  ConstTensor q;          // [N, Hk, Dk] f32, token stride free; normalised by the caller if the mixer normalises
-  ConstTensor k;          // [N, Hk, Dk] f32, token stride free
-  ConstTensor v;          // [N, H, Dv] f32, token stride free. H is a multiple of Hk: value head h reads key head h / (H / Hk)
+  ConstTensor q;  // [N, Hk, Dk] f32, token stride free; normalised by the caller if the mixer normalises
+  ConstTensor k;  // [N, Hk, Dk] f32, token stride free
+  ConstTensor v;  // [N, H, Dv] f32, token stride free. H is a multiple of Hk: value head h reads key head h / (H / Hk)
   ConstTensor log_decay;  // absent, [H], [N, H] or [N, H, Dk] f32 as `decay` says; natural log, <= 0, -inf allowed
   ConstTensor beta;       // [N, H] f32, write strength after its activation; absent = 1
-  ConstTensor seq_start;  // [B + 1] i32, packed offsets: seq_start[0] == 0, ascending, seq_start[B] == N; equal neighbours = empty
-  float* const* state;    // [B] pointers to [H, Dk, Dv] f32: in: S before, out: S after. Untouched for an empty sequence
-  Tensor out;             // [N, H, Dv] f32, token stride free; must not alias an input
-  float scale = 1;        // usually Dk^-1/2
+  ConstTensor
+      seq_start;  // [B + 1] i32, packed offsets: seq_start[0] == 0, ascending, seq_start[B] == N; equal neighbours = empty
+  float* const* state;  // [B] pointers to [H, Dk, Dv] f32: in: S before, out: S after. Untouched for an empty sequence
+  Tensor out;           // [N, H, Dv] f32, token stride free; must not alias an input
+  float scale = 1;      // usually Dk^-1/2
   Decay decay = Decay::per_channel;
   bool delta = true;
 };

@@ -12,19 +12,20 @@ namespace linnet::ops {
 // Two equal ways to compute it, chosen by cost: expanded (k, v from the latents, then ordinary attention) and absorbed (W_uk moved
 // onto q, W_uv onto the result; attention runs on the latents themselves). Source: DeepSeek-V2, arXiv:2405.04434; Kimi Linear section 4.
 struct MlaSequence {
-  const void* cache;   // [n_past + n_new, R + Dr] cache_dtype, dense: the rows of this call's tokens are already written
-  int64_t n_past;      // tokens before this call
+  const void* cache;  // [n_past + n_new, R + Dr] cache_dtype, dense: the rows of this call's tokens are already written
+  int64_t n_past;     // tokens before this call
 };
 
 struct MlaArgs {
-  ConstTensor q;              // [N, H, Dn + Dr] f32, token stride free
-  ConstTensor kv_b;           // [H * (Dn + Dv), R] f32, bf16 or f16, dense
-  ConstTensor seq_start;      // [B + 1] i32, packed offsets of this call's tokens: seq_start[0] == 0, ascending, seq_start[B] == N
-  const MlaSequence* seqs;    // [B]
-  DType cache_dtype;          // f32 or bf16
+  ConstTensor q;     // [N, H, Dn + Dr] f32, token stride free
+  ConstTensor kv_b;  // [H * (Dn + Dv), R] f32, bf16 or f16, dense
+  ConstTensor
+      seq_start;  // [B + 1] i32, packed offsets of this call's tokens: seq_start[0] == 0, ascending, seq_start[B] == N
+  const MlaSequence* seqs;  // [B]
+  DType cache_dtype;        // f32 or bf16
   int64_t R, Dn, Dr, Dv;
-  Tensor out;                 // [N, H, Dv] f32, token stride free
-  float scale;                // usually (Dn + Dr)^-1/2
+  Tensor out;   // [N, H, Dv] f32, token stride free
+  float scale;  // usually (Dn + Dr)^-1/2
 };
 
 // Softmax in f32; bitwise causal; out_i does not depend on how the call's tokens are cut into calls except through the choice between

@@ -14,10 +14,10 @@ enum class RouterScore : uint8_t { sigmoid, softmax };
 // w = s[experts] (or choice[experts] with biased_weights); renormalize: w /= sum w + 1e-20; w *= scaling.
 // Source: DeepSeek-V3 routing as Kimi Linear uses it; biased_weights is what the published remote code computes.
 struct RouterArgs {
-  ConstTensor logits;   // [N, E] f32
-  ConstTensor bias;     // [E] f32, or absent = 0: enters the choice only
-  Tensor experts;       // [N, K] i32
-  Tensor weights;       // [N, K] f32
+  ConstTensor logits;  // [N, E] f32
+  ConstTensor bias;    // [E] f32, or absent = 0: enters the choice only
+  Tensor experts;      // [N, K] i32
+  Tensor weights;      // [N, K] f32
   float scaling = 1;
   int n_groups = 1, topk_groups = 1;
   bool renormalize = true;
@@ -30,10 +30,10 @@ void router_ref(const RouterArgs& args);
 
 // Sorts the N * K (token, slot) pairs by expert, tokens ascending within one expert. Deterministic.
 struct DispatchArgs {
-  ConstTensor experts;   // [N, K] i32, values in [0, E)
-  Tensor expert_start;   // [E + 1] i32: pairs of expert e are [expert_start[e], expert_start[e + 1])
-  Tensor token;          // [N * K] i32: token of each sorted pair (the row list of the experts' gemm problems)
-  Tensor position;       // [N, K] i32: where pair (n, slot) went
+  ConstTensor experts;  // [N, K] i32, values in [0, E)
+  Tensor expert_start;  // [E + 1] i32: pairs of expert e are [expert_start[e], expert_start[e + 1])
+  Tensor token;         // [N * K] i32: token of each sorted pair (the row list of the experts' gemm problems)
+  Tensor position;      // [N, K] i32: where pair (n, slot) went
 };
 void moe_dispatch(const DispatchArgs& args) noexcept;
 

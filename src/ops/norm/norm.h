@@ -12,7 +12,8 @@ struct RmsNormArgs {
   ConstTensor weight;  // [C] f32
   Tensor y;            // [N, C] f32, row stride free; may be x
   float eps;
-  bool round_before_weight = false;  // round the normalised value to bf16 before the weight (what HF does in bf16): parity only
+  bool round_before_weight =
+      false;  // round the normalised value to bf16 before the weight (what HF does in bf16): parity only
 };
 
 // y[n, h, d] = x[n, h, d] / sqrt(sum_d x[n, h, d]^2 + eps). eps is added to the sum, not to the mean.

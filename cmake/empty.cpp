@@ -1,0 +1,1 @@
+// Keeps a layer buildable while it has no sources.
