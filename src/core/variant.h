@@ -13,11 +13,11 @@ namespace linnet {
 
 template <class Args>
 struct Variant {
-  const char* name;                                // the suffix of its file: "ref", "simd", "amx", ...
-  Isa needs;                                       // lowest instruction set it runs on
-  std::string (*refusal)(const Args&);             // why these arguments cannot run here; empty when they can
-  size_t (*workspace_bytes)(const Args&);          // scratch for these arguments; monotone in every extent
-  void (*run)(const Args&, const Exec&) noexcept;  // allocates nothing, reads no environment
+  const char* name;                                       // the suffix of its file: "ref", "simd", "amx", ...
+  Isa needs;                                              // lowest instruction set it runs on
+  std::string (*refusal)(const Args&);                    // why these arguments cannot run here; empty when they can
+  size_t (*workspace_bytes)(const Args&, int n_threads);  // scratch; monotone in every extent and in n_threads
+  void (*run)(const Args&, const Exec&) noexcept;         // allocates nothing, reads no environment
 };
 
 template <class Args>
@@ -25,7 +25,7 @@ std::string no_refusal(const Args&) {
   return {};
 }
 template <class Args>
-size_t no_workspace(const Args&) {
+size_t no_workspace(const Args&, int) {
   return 0;
 }
 
@@ -34,7 +34,7 @@ class Plan {
  public:
   explicit Plan(const Variant<Args>& v) : variant_(&v) {}
   const char* variant() const { return variant_->name; }
-  size_t workspace_bytes(const Args& a) const { return variant_->workspace_bytes(a); }
+  size_t workspace_bytes(const Args& a, int n_threads) const { return variant_->workspace_bytes(a, n_threads); }
   void run(const Args& a, const Exec& exec) const noexcept { variant_->run(a, exec); }
 
  private:

@@ -46,7 +46,7 @@ class OwnedTensor {
 template <class Plan, class Args>
 void run_plan(const Plan& plan, const Args& args, int n_threads = 2) {
   ThreadPool pool(n_threads);
-  Workspace workspace(plan.workspace_bytes(args) + 1);
+  Workspace workspace(plan.workspace_bytes(args, n_threads) + 1);
   plan.run(args, Exec{pool, workspace});
 }
 
