@@ -13,11 +13,13 @@ constexpr size_t kAlignment = 64;  // a cache line, and an AVX-512 register
 
 constexpr size_t aligned_size(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// Owned zeroed memory, mapped from the system: pages cost nothing until they are touched.
+// Owned zeroed memory, mapped from the system: address space only, a page becomes real when it is first touched.
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(size_t bytes);  // throws OutOfMemory naming the size
+  void grow(size_t bytes);  // keeps the contents without copying them; may move. Throws OutOfMemory, then unchanged
+  void clear() noexcept;    // back to zeros, pages returned to the system
   std::byte* data() const { return memory_.get(); }
   size_t size() const { return memory_.get_deleter().bytes; }
 
@@ -30,7 +32,8 @@ class Buffer {
 };
 
 // A stack of temporaries. Scope marks the current height and restores it, so a function's temporaries end with it.
-// take() asserts that the block is large enough: sizes are planned beforehand (see Variant::workspace_bytes).
+// The block is address space (see Buffer), so a Workspace as large as the machine's memory costs what its highest use touches,
+// and take() cannot fail before memory itself does. take() asserts that the block is large enough.
 class Workspace {
  public:
   Workspace() = default;
@@ -71,5 +74,8 @@ class Workspace {
   Buffer buffer_;
   size_t used_ = 0;
 };
+
+size_t physical_memory_bytes();   // of the machine
+size_t available_memory_bytes();  // what new allocations may use without swapping, as the kernel estimates it
 
 }  // namespace linnet

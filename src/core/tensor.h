@@ -79,6 +79,14 @@ struct BasicTensor {
     t.shape[0] = end - begin;
     return t;
   }
+  // Columns [begin, end) of a matrix: a view with the matrix's row stride.
+  BasicTensor columns(int64_t begin, int64_t end) const {
+    assert(rank == 2);
+    BasicTensor t = *this;
+    t.data += begin * size_of(dtype);
+    t.shape[1] = end - begin;
+    return t;
+  }
   // Same memory, another shape with as many elements per row; a strided view keeps its first index.
   BasicTensor reshaped(std::initializer_list<int64_t> dims) const {
     BasicTensor t(data, dtype, dims);

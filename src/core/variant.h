@@ -3,6 +3,7 @@
 
 #include <span>
 #include <string>
+#include <type_traits>
 
 #include "core/cpu_features.h"
 #include "core/errors.h"
@@ -53,6 +54,12 @@ Plan<Args> choose_variant(const char* op, std::span<const Variant<Args>> table, 
     reasons += cat(reasons.empty() ? " " : "; ", v.name, ": ", reason);
   }
   throw Unsupported(cat(op, ": no variant:", reasons));
+}
+
+// Plans and runs in one call: apply(ops::plan_rms_norm, {.x = .., .y = ..}, exec). Throws what planning throws.
+template <class Args>
+void apply(Plan<Args> (*plan)(const Args&, Isa), const std::type_identity_t<Args>& args, const Exec& exec) {
+  plan(args, active_isa()).run(args, exec);
 }
 
 }  // namespace linnet

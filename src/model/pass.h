@@ -1,0 +1,51 @@
+// One pass: the packed tokens of several sequences go through the model together, each continuing from its own state.
+#pragma once
+
+#include <array>
+#include <span>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace linnet::model {
+
+constexpr int kMaxStateTensors = 4;  // per layer
+
+// A mixer declares the state it keeps for one sequence; the runtime allocates, copies and saves it by this description alone.
+enum class Lifetime : uint8_t {
+  per_token,     // one row of `shape` for each token so far: can be cut at any position
+  per_sequence,  // one tensor of `shape`: can only be copied, replayed or dropped
+};
+struct StateSpec {
+  const char* name;
+  DType dtype;
+  std::vector<int64_t> shape;
+  Lifetime lifetime;
+
+  int64_t bytes() const {  // of one row, or of the whole tensor
+    int64_t n = size_of(dtype);
+    for (int64_t d : shape) n *= d;
+    return n;
+  }
+};
+
+// Memory of one layer's state of one sequence, in the order of the mixer's specs. A per-token tensor has room for the rows of the
+// pass; the mixer writes rows [n_past, n_past + n_new).
+using LayerState = std::array<std::byte*, kMaxStateTensors>;
+
+struct Pass {
+  ConstTensor ids;                       // [N] i32
+  ConstTensor seq_start;                 // [B + 1] i32 packed offsets; equal neighbours = a sequence without new tokens
+  std::span<const int64_t> n_past;       // [B] tokens already in each state
+  std::span<const LayerState> states;    // [n_layers * B], layer-major
+  std::span<const int32_t> output_rows;  // packed tokens whose outputs are wanted, ascending
+  Tensor output;  // [output_rows.size(), C] f32: their stream after the final norm, the head's input
+
+  int64_t n_tokens() const { return ids[0]; }
+  int64_t n_seqs() const { return seq_start[0] - 1; }
+  std::span<const LayerState> layer_states(int64_t layer) const {
+    return states.subspan(static_cast<size_t>(layer * n_seqs()), static_cast<size_t>(n_seqs()));
+  }
+};
+
+}  // namespace linnet::model

@@ -1,0 +1,22 @@
+#include "model/tensor_table.h"
+
+namespace linnet::model {
+
+int64_t TensorTable::parameters() const {
+  int64_t sum = 0;
+  for (const TensorRow& row : rows_) {
+    int64_t n = 1;
+    for (int64_t d : row.shape) n *= d;
+    sum += n;
+  }
+  return sum;
+}
+
+F32Parameter::F32Parameter(std::initializer_list<int64_t> dims) {
+  int64_t n = 1;
+  for (int64_t d : dims) n *= d;
+  memory_ = Buffer(static_cast<size_t>(n) * sizeof(float));
+  view_ = Tensor(memory_.data(), DType::f32, dims);
+}
+
+}  // namespace linnet::model
