@@ -1,0 +1,67 @@
+// Vectors of f32 from memory of any float type, whole or partial. Included once per Highway target: the guard toggles.
+#if defined(LINNET_OPS_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LINNET_OPS_LANES_INL_H_
+#undef LINNET_OPS_LANES_INL_H_
+#else
+#define LINNET_OPS_LANES_INL_H_
+#endif
+
+#include <cstdint>
+#include <cstring>
+
+#include <hwy/highway.h>
+
+#include "core/dtype.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace linnet::ops {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Lanes(d) values from p, widened to f32 (exact).
+template <class D>
+HWY_INLINE hn::Vec<D> load_f32(D d, const float* p) {
+  return hn::LoadU(d, p);
+}
+template <class D>
+HWY_INLINE hn::Vec<D> load_f32(D d, const bf16* p) {
+  const hn::Rebind<hwy::bfloat16_t, D> d16;
+  return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::bfloat16_t*>(p)));
+}
+template <class D>
+HWY_INLINE hn::Vec<D> load_f32(D d, const f16* p) {
+  const hn::Rebind<hwy::float16_t, D> d16;
+  return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
+}
+
+// The first n < Lanes(d) values from p, the other lanes zero. Touches no memory beyond them: Highway's masked loads may.
+template <class D, class T>
+HWY_INLINE hn::Vec<D> load_f32_n(D d, const T* p, int64_t n) {
+  alignas(64) T lanes[hn::MaxLanes(D())] = {};
+  std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(T));
+  return load_f32(d, lanes);
+}
+
+template <class D>
+HWY_INLINE void store_n(hn::Vec<D> v, D d, float* p, int64_t n) {
+  alignas(64) float lanes[hn::MaxLanes(D())];
+  hn::Store(v, d, lanes);
+  std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(float));
+}
+
+// out[i] = f(in[i]...) for i in [0, n): whole vectors, then one partial vector through the same f, so that an element's bits do
+// not depend on where it stands. out may be one of the inputs. A lambda needs HWY_ATTR after its parameters.
+template <class F, class... T>
+HWY_INLINE void map_f32(int64_t n, float* out, F f, const T*... in) {
+  const hn::ScalableTag<float> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) hn::StoreU(f(load_f32(d, in + i)...), d, out + i);
+  if (i < n) store_n(f(load_f32_n(d, in + i, n - i)...), d, out + i, n - i);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace linnet::ops
+HWY_AFTER_NAMESPACE();
+
+#endif
