@@ -66,7 +66,7 @@ TEST(Norm, RmsRoundsBeforeTheWeightWhenAsked) {
 
 TEST(Norm, RmsRoundsTiesToEven) {
   // Rows (t, u) with t^2 + u^2 = 2, so that the norm divides by 1; bf16 near 1 has steps of 2^-7, each t is half way.
-  for (const auto [t, even] : {std::pair{1 + 0x1p-8, 1.0}, std::pair{1 + 3 * 0x1p-8, 1 + 0x1p-6}}) {
+  for (const auto& [t, even] : {std::pair{1 + 0x1p-8, 1.0}, std::pair{1 + 3 * 0x1p-8, 1 + 0x1p-6}}) {
     const OwnedTensor x =
         OwnedTensor::filled({1, 2}, [&, t = t](int64_t i) { return i == 0 ? t : std::sqrt(2 - t * t); });
     const OwnedTensor one = OwnedTensor::filled({2}, [](int64_t) { return 1; }), y = OwnedTensor::zeros({1, 2});
