@@ -10,6 +10,10 @@
 #include "ops/decay_gate/decay_gate.h"
 #include "ops/moe/moe.h"
 
+namespace linnet::formats {
+class JsonFields;
+}
+
 namespace linnet::model {
 
 enum class FfnKind : uint8_t { dense, moe };
@@ -78,6 +82,7 @@ struct ModelConfig {
 // came, for a field that is out of range, contradicts another, belongs to Kimi K3, or is unknown and not null: it might
 // change the computation.
 ModelConfig read_config(const std::filesystem::path& file);
+ModelConfig read_config(const formats::JsonFields& fields);
 
 // The published form. What read_config reads back equals `config` (parity options are not part of the file).
 std::string config_json(const ModelConfig& config);

@@ -1,0 +1,110 @@
+#include "runtime/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/errors.h"
+#include "core/text.h"
+
+namespace linnet::runtime {
+namespace {
+
+void require(bool ok, const char* field, const char* expected, double got) {
+  if (!ok) throw InvalidArgument(cat("sampling: ", field, ": expected ", expected, ", got ", got));
+}
+
+}  // namespace
+
+void SamplingParams::check(int64_t vocab_size) const {
+  require(temperature >= 0 && temperature <= 100, "temperature", "a number in [0, 100]", temperature);
+  require(top_k >= 0, "top_k", "0 (off) or more", static_cast<double>(top_k));
+  require(top_p > 0 && top_p <= 1, "top_p", "a number in (0, 1]", top_p);
+  require(min_p >= 0 && min_p <= 1, "min_p", "a number in [0, 1]", min_p);
+  require(repetition_penalty > 0 && repetition_penalty <= 100, "repetition_penalty", "a number in (0, 100]",
+          repetition_penalty);
+  require(std::abs(presence_penalty) <= 100, "presence_penalty", "a number in [-100, 100]", presence_penalty);
+  require(std::abs(frequency_penalty) <= 100, "frequency_penalty", "a number in [-100, 100]", frequency_penalty);
+  require(penalty_window >= 0, "penalty_window", "0 (all) or more", static_cast<double>(penalty_window));
+  for (const auto& [id, bias] : logit_bias) {
+    require(id >= 0 && id < vocab_size, "logit_bias", cat("a token id in [0, ", vocab_size, ")").c_str(), id);
+    require(!std::isnan(bias) && bias != INFINITY, "logit_bias", "a number or -inf", bias);
+  }
+}
+
+Sampler::Sampler(SamplingParams params, int64_t vocab_size, int64_t n_emittable)
+    : params_(std::move(params)), n_emittable_(std::min(n_emittable, vocab_size)), rng_(params_.seed) {
+  params_.check(vocab_size);
+  count_.resize(static_cast<size_t>(vocab_size));
+}
+
+void Sampler::observe(int32_t token) {
+  seen_.push_back(token);
+  ++count_[static_cast<size_t>(token)];
+  if (params_.penalty_window > 0 && static_cast<int64_t>(seen_.size()) > params_.penalty_window)
+    --count_[static_cast<size_t>(seen_[seen_.size() - 1 - static_cast<size_t>(params_.penalty_window)])];
+}
+
+void Sampler::penalise(std::span<float> logits) const {
+  for (const auto& [id, bias] : params_.logit_bias) logits[static_cast<size_t>(id)] += bias;
+  if (params_.repetition_penalty == 1 && params_.presence_penalty == 0 && params_.frequency_penalty == 0) return;
+  for (size_t id = 0; id < logits.size(); ++id) {
+    if (count_[id] == 0) continue;
+    float& x = logits[id];
+    x = x > 0 ? x / params_.repetition_penalty : x * params_.repetition_penalty;
+    x -= params_.presence_penalty + params_.frequency_penalty * static_cast<float>(count_[id]);
+  }
+}
+
+int32_t Sampler::sample(std::span<float> logits) {
+  penalise(logits);
+  logits = logits.first(static_cast<size_t>(n_emittable_));
+  for (size_t id = 0; id < logits.size(); ++id)
+    if (std::isnan(logits[id])) throw InternalError(cat("sampling: the logit of token ", id, " is NaN"));
+  const auto best = std::max_element(logits.begin(), logits.end());
+  if (best == logits.end() || *best == -INFINITY) throw InvalidArgument("sampling: logit_bias forbids every token");
+  if (params_.temperature == 0) return static_cast<int32_t>(best - logits.begin());
+  return draw(logits);
+}
+
+// Weights are exp((logit - max) / temperature): the best token weighs 1, so min_p compares with 1 directly.
+int32_t Sampler::draw(std::span<const float> logits) {
+  const float max = *std::max_element(logits.begin(), logits.end());
+  candidates_.clear();
+  for (size_t id = 0; id < logits.size(); ++id) {
+    const float weight =
+        max == INFINITY ? (logits[id] == INFINITY ? 1.f : 0.f) : std::exp((logits[id] - max) / params_.temperature);
+    if (weight > 0) candidates_.emplace_back(weight, static_cast<int32_t>(id));
+  }
+  const auto likelier = [](const auto& a, const auto& b) {
+    return a.first > b.first || (a.first == b.first && a.second < b.second);
+  };
+  if (params_.top_k > 0 && params_.top_k < static_cast<int64_t>(candidates_.size())) {
+    std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k, candidates_.end(), likelier);
+    candidates_.resize(static_cast<size_t>(params_.top_k));
+  }
+  double total = 0;
+  for (const auto& [weight, id] : candidates_) total += weight;
+  if (params_.top_p < 1) {
+    // A heap gives the candidates in descending order one at a time; usually a few carry the mass.
+    const auto heap_order = [&](const auto& a, const auto& b) { return likelier(b, a); };
+    std::make_heap(candidates_.begin(), candidates_.end(), heap_order);
+    auto kept = candidates_.end();
+    for (double mass = 0; kept != candidates_.begin() && mass < params_.top_p * total;) {
+      std::pop_heap(candidates_.begin(), kept--, heap_order);
+      mass += kept->first;
+    }
+    candidates_.erase(candidates_.begin(), kept);
+  }
+  if (params_.min_p > 0) std::erase_if(candidates_, [&](const auto& c) { return c.first < params_.min_p; });
+  // Back in order of ids, in which they were gathered, whatever the selections above did.
+  if (params_.top_k > 0 || params_.top_p < 1)
+    std::sort(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  total = 0;
+  for (const auto& [weight, id] : candidates_) total += weight;
+  double left = rng_.uniform() * total;
+  for (const auto& [weight, id] : candidates_)
+    if ((left -= weight) < 0) return id;
+  return candidates_.back().second;  // rounding left nothing of the mass: the last one
+}
+
+}  // namespace linnet::runtime
