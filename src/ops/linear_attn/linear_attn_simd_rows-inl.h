@@ -1,0 +1,56 @@
+// Rows of floats in vectors, with tails; the decay factors of a token. Included once per instruction set.
+#if defined(LINNET_LINEAR_ATTN_ROWS_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef LINNET_LINEAR_ATTN_ROWS_INL
+#undef LINNET_LINEAR_ATTN_ROWS_INL
+#else
+#define LINNET_LINEAR_ATTN_ROWS_INL
+#endif
+
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+
+#include "ops/linear_attn/linear_attn_simd.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace linnet::ops::linear_attn::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using F = hn::ScalableTag<float>;
+using Vec = hn::Vec<F>;
+
+inline constexpr int64_t lanes() { return static_cast<int64_t>(HWY_LANES(float)); }
+
+// Scratch rows are padded to the widest vector of any instruction set, so that they need no tails.
+inline constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
+// Elements [i, i + lanes) of a row that has `size`; what lies beyond is read as 0 and never touched.
+HWY_INLINE Vec load_row(const float* row, int64_t i, int64_t size) {
+  const F f;
+  if (i + lanes() <= size) return hn::LoadU(f, row + i);
+  return hn::MaskedLoad(hn::FirstN(f, static_cast<size_t>(std::max<int64_t>(size - i, 0))), f, row + i);
+}
+HWY_INLINE void store_row(Vec v, float* row, int64_t i, int64_t size) {
+  const F f;
+  if (i + lanes() <= size) return hn::StoreU(v, f, row + i);
+  hn::BlendedStore(v, hn::FirstN(f, static_cast<size_t>(std::max<int64_t>(size - i, 0))), f, row + i);
+}
+
+HWY_INLINE float sum_lanes(Vec v) { return hn::GetLane(hn::SumOfLanes(F(), v)); }
+
+// exp(g) for g <= 0, 0 for -inf. Highway's Exp answers NaN with 0, which would hide it.
+HWY_INLINE Vec decay_factor(Vec g) { return hn::IfThenElse(hn::IsNaN(g), g, hn::Exp(F(), g)); }
+
+// The decay factors of token t, [padded(Dk)]: in [0, 1], ones beyond Dk.
+HWY_INLINE void decay_row(const LinearAttnHead& x, int64_t t, float* decay) {
+  const F f;
+  const float* g = x.log_decay ? x.log_decay + t * x.decay_stride : nullptr;
+  const Vec same = g ? decay_factor(hn::Set(f, g[0])) : hn::Set(f, 1.0f);
+  for (int64_t i = 0; i < padded(x.Dk); i += lanes())
+    hn::StoreU(x.decay_per_channel ? decay_factor(load_row(g, i, x.Dk)) : same, f, decay + i);
+}
+
+}  // namespace linnet::ops::linear_attn::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif
