@@ -1,0 +1,65 @@
+// Mixture-of-experts routing: validation, the tables of variants, and the counting sort.
+#include "ops/moe/moe.h"
+
+namespace linnet::ops {
+
+void router_simd(const RouterArgs&, const Exec&) noexcept;  // moe_simd.cpp
+size_t router_simd_workspace(const RouterArgs&, int n_threads);
+void combine_simd(const CombineArgs&, const Exec&) noexcept;
+
+namespace {
+
+constexpr Variant<RouterArgs> kRouterVariants[] = {
+    {"simd", Isa::baseline, no_refusal, router_simd_workspace, router_simd}};
+constexpr Variant<CombineArgs> kCombineVariants[] = {{"simd", Isa::baseline, no_refusal, no_workspace, combine_simd}};
+
+}  // namespace
+
+Plan<RouterArgs> plan_router(const RouterArgs& a, Isa isa) {
+  constexpr const char* kOp = "moe_router";
+  expect_tensor(kOp, "logits", a.logits, DType::f32, {-1, -1});
+  const int64_t N = a.logits[0], E = a.logits[1];
+  if (a.bias) expect_tensor(kOp, "bias", a.bias, DType::f32, {E});
+  expect_tensor(kOp, "experts", a.experts, DType::i32, {N, -1});
+  const int64_t K = a.experts[1];
+  if (K < 1 || K > E) throw InvalidArgument(cat(kOp, ": experts: expected 1 to ", E, " a token, got ", K));
+  expect_tensor(kOp, "weights", a.weights, DType::f32, {N, K});
+  if (a.n_groups < 1 || E % a.n_groups != 0)
+    throw InvalidArgument(cat(kOp, ": n_groups: expected a divisor of ", E, " experts, got ", a.n_groups));
+  if (a.topk_groups < 1 || a.topk_groups > a.n_groups)
+    throw InvalidArgument(cat(kOp, ": topk_groups: expected 1 to ", a.n_groups, ", got ", a.topk_groups));
+  return choose_variant<RouterArgs>(kOp, kRouterVariants, a, isa);
+}
+
+// expert_start serves as the counters: first the size of each expert's list one place up, then its running start.
+void moe_dispatch(const DispatchArgs& a) noexcept {
+  const int64_t N = a.experts[0], K = a.experts[1], E = a.expert_start[0] - 1;
+  int32_t* start = a.expert_start.as<int32_t>();
+  int32_t* token = a.token.as<int32_t>();
+  for (int64_t e = 0; e <= E; ++e) start[e] = 0;
+  for (int64_t n = 0; n < N; ++n)
+    for (int64_t k = 0; k < K; ++k) ++start[a.experts.row<int32_t>(n)[k] + 1];
+  for (int64_t e = 0; e < E; ++e) start[e + 1] += start[e];
+  for (int64_t n = 0; n < N; ++n)
+    for (int64_t k = 0; k < K; ++k) {
+      const int32_t at = start[a.experts.row<int32_t>(n)[k]]++;
+      token[at] = static_cast<int32_t>(n);
+      a.position.row<int32_t>(n)[k] = at;
+    }
+  for (int64_t e = E; e > 0; --e) start[e] = start[e - 1];  // each start had advanced to the next one's
+  start[0] = 0;
+}
+
+Plan<CombineArgs> plan_combine(const CombineArgs& a, Isa isa) {
+  constexpr const char* kOp = "moe_combine";
+  expect_tensor(kOp, "position", a.position, DType::i32, {-1, -1});
+  const int64_t N = a.position[0], K = a.position[1];
+  if (K < 1)
+    throw InvalidArgument(cat(kOp, ": position: expected at least one expert a token, got ", text_of(a.position)));
+  expect_tensor(kOp, "weights", a.weights, DType::f32, {N, K});
+  expect_tensor(kOp, "x", a.x, DType::f32, {N * K, -1});
+  expect_tensor(kOp, "y", a.y, DType::f32, {N, a.x[1]});
+  return choose_variant<CombineArgs>(kOp, kCombineVariants, a, isa);
+}
+
+}  // namespace linnet::ops
