@@ -34,6 +34,7 @@ class Tokenizer {
   // Throws IoError, FormatError.
   static Tokenizer load(const std::filesystem::path& dir);
   static Tokenizer load_ranks_file(const std::filesystem::path& file);  // with the special tokens of Kimi
+  Tokenizer(RankTable ranks, SpecialTokens specials);                   // specials.first() == ranks.size()
 
   // Ids are 0..vocab_size()-1: the ranks, then SpecialTokens::kCount special tokens. A model may have fewer embedding rows.
   int32_t vocab_size() const noexcept { return specials_.end(); }
@@ -58,7 +59,6 @@ class Tokenizer {
   std::string decode(std::span<const TokenId> ids, SpecialText specials = SpecialText::shown) const;
 
  private:
-  Tokenizer(RankTable ranks, SpecialTokens specials);
   void append_text(std::string_view text, std::vector<TokenId>& out) const;
 
   RankTable ranks_;

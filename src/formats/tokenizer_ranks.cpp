@@ -6,10 +6,11 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
-#include <fstream>
 
 #include "core/errors.h"
 #include "core/text.h"
+#include "formats/atomic_file.h"
+#include "formats/mapped_file.h"
 #include "formats/tokenizer_base64.h"
 
 namespace linnet::formats {
@@ -53,10 +54,9 @@ Line parse_line(std::string_view text, size_t n_lines, const std::string& file, 
 }  // namespace
 
 RankTable RankTable::load(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (!in) throw IoError(cat(file.string(), ": cannot be read"));
-  return parse(text, file.string());
+  const MappedFile mapped(file);
+  const std::span<const std::byte> bytes = mapped.bytes();
+  return parse({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, file.string());
 }
 
 RankTable RankTable::parse(std::string_view text, const std::string& file_name) {
@@ -129,17 +129,16 @@ TokenId RankTable::rank_of(std::string_view token) const noexcept {
   return slots_[slot_of(token, XXH3_64bits(token.data(), token.size()))].id;
 }
 
+std::string ranks_file_text(std::span<const std::string> tokens) {
+  std::string text;
+  for (size_t rank = 0; rank < tokens.size(); ++rank) text += cat(base64_encoded(tokens[rank]), " ", rank, "\n");
+  return text;
+}
+
 void write_ranks_file(const std::filesystem::path& file, std::span<const std::string> tokens) {
-  const std::filesystem::path partial = file.string() + ".partial";
-  std::ofstream out(partial, std::ios::binary);
-  for (size_t rank = 0; rank < tokens.size(); ++rank) out << base64_encoded(tokens[rank]) << ' ' << rank << '\n';
-  out.close();
-  std::error_code error;
-  if (out) std::filesystem::rename(partial, file, error);
-  if (!out || error) {
-    std::filesystem::remove(partial, error);
-    throw IoError(cat(file.string(), ": cannot be written"));
-  }
+  AtomicFile out(file);
+  out.append(ranks_file_text(tokens));
+  out.commit();
 }
 
 std::vector<std::string> letter_vocabulary(int32_t n_tokens) {

@@ -49,7 +49,8 @@ class RankTable {
   std::vector<TokenId> byte_ranks_;
 };
 
-// Writes tokens[i] with rank i. The file appears whole or not at all.
+// The content of a ranks file in which tokens[i] has rank i; and that file, which appears whole or not at all.
+std::string ranks_file_text(std::span<const std::string> tokens);
 void write_ranks_file(const std::filesystem::path& file, std::span<const std::string> tokens);
 
 // A table for checkpoints with random weights: the 256 bytes, then the words over a..z of 2 letters, 3 letters, ... in order,

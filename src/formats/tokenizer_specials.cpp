@@ -2,18 +2,16 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <numeric>
+#include <tuple>
 
 #include "core/errors.h"
 #include "core/text.h"
+#include "formats/json_fields.h"
 
 namespace linnet::formats {
 
 namespace {
-
-using nlohmann::json;
 
 // Offsets from the first special id, as in the published tokenizer (163584 = first).
 struct KimiName {
@@ -40,43 +38,33 @@ constexpr KimiName kKimiNames[] = {
     {255, "[PAD]"},
 };
 
-[[noreturn]] void fail(const std::string& file, const std::string& key, const std::string& expected, const json& got) {
-  throw FormatError(cat(file, ": ", key, ": expected ", expected, ", got ",
-                        printable(got.dump(-1, ' ', true, json::error_handler_t::replace), 60)));
+JsonFields read_if_exists(const std::filesystem::path& file) {
+  return exists(file) ? JsonFields::read(file) : JsonFields::parse("{}", file.string());
 }
 
-json read_object(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  if (!in) throw IoError(cat(file.string(), ": cannot be read"));
-  json object;
-  try {
-    object = json::parse(in);
-  } catch (const json::exception& e) { throw FormatError(cat(file.string(), ": expected JSON: ", e.what())); }
-  if (!object.is_object()) fail(file.string(), "file", "an object", object);
-  return object;
+// A token is given by its text, or by an object with "content". None when the key is absent or null.
+std::optional<std::string> optional_content(const JsonFields& fields, const std::string& key) {
+  const bool is_object = fields.kind(key) == JsonKind::object;
+  const std::optional<std::string> content =
+      is_object ? fields.object(key).string("content") : fields.optional_string(key);
+  if (content && content->empty()) throw fields.error(key, "the text of a token");
+  return content;
 }
 
-// A token is given by its text or by an object with "content".
-std::string content_of(const json& token, const std::string& file, const std::string& key) {
-  const json& content = token.is_object() && token.contains("content") ? token["content"] : token;
-  if (!content.is_string() || content.get_ref<const std::string&>().empty()) {
-    fail(file, key, "the text of a token", content);
-  }
-  return content.get<std::string>();
-}
-
-std::vector<SpecialToken> read_added_tokens(const json& added, const std::string& file, TokenId first) {
-  if (!added.is_object()) fail(file, "added_tokens_decoder", "an object", added);
+std::vector<SpecialToken> read_added_tokens(const JsonFields& added, TokenId first) {
   std::vector<SpecialToken> tokens;
-  for (const auto& [key, token] : added.items()) {
-    const std::string place = "added_tokens_decoder." + printable(key, 40);
+  for (const std::string& key : added.keys()) {
     TokenId id = -1;
     const auto [stop, error] = std::from_chars(key.data(), key.data() + key.size(), id);
     if (error != std::errc{} || stop != key.data() + key.size() || id < first || id - first >= SpecialTokens::kCount) {
-      fail(file, place, cat("an id in ", first, "..", first + SpecialTokens::kCount - 1, " (after the ranks)"), key);
+      throw FormatError(cat(added.place(key), ": expected an id in ", first, "..", first + SpecialTokens::kCount - 1,
+                            " (after the ranks), got \"", printable(key, 40), "\""));
     }
-    const bool special = !token.is_object() || token.value("special", json(true)) != json(false);
-    tokens.push_back({id, content_of(token, file, place), !special});
+    const std::optional<std::string> content = optional_content(added, key);
+    if (!content) throw added.error(key, "the text of a token");
+    const bool is_object = added.kind(key) == JsonKind::object;
+    const bool special = !is_object || added.object(key).optional_boolean("special").value_or(true);
+    tokens.push_back({id, *content, !special});
   }
   return tokens;
 }
@@ -92,12 +80,13 @@ SpecialTokens::SpecialTokens(TokenId first, const std::vector<SpecialToken>& nam
   }
 
   std::iota(sorted_.begin(), sorted_.end(), first);
-  std::sort(sorted_.begin(), sorted_.end(), [this](TokenId a, TokenId b) { return name(a) < name(b); });
+  std::sort(sorted_.begin(), sorted_.end(),
+            [this](TokenId a, TokenId b) { return std::tie(name(a), a) < std::tie(name(b), b); });
   for (size_t i = 0; i < sorted_.size(); ++i) {
     const std::string& token = name(sorted_[i]);
     if (i > 0 && token == name(sorted_[i - 1])) {
-      throw FormatError(cat(origin, ": special tokens: expected distinct names, got \"", printable(token, 40),
-                            "\" for ", sorted_[i - 1], " and ", sorted_[i]));
+      throw FormatError(cat(origin, ": expected distinct names, got \"", printable(token, 40), "\" for ",
+                            sorted_[i - 1], " and ", sorted_[i]));
     }
     if (first_bytes_.empty() || first_bytes_.back() != token[0]) first_bytes_ += token[0];
   }
@@ -114,22 +103,19 @@ SpecialTokens SpecialTokens::kimi(TokenId first) {
 }
 
 SpecialTokens SpecialTokens::load(const std::filesystem::path& dir, TokenId first) {
-  const std::filesystem::path config_file = dir / "tokenizer_config.json", map_file = dir / "special_tokens_map.json";
-  const json config = exists(config_file) ? read_object(config_file) : json::object();
-  const json map = exists(map_file) ? read_object(map_file) : json::object();
-
-  const auto added = config.find("added_tokens_decoder");
-  const std::string file = config_file.string();
+  const JsonFields config = read_if_exists(dir / "tokenizer_config.json");
+  const JsonFields map = read_if_exists(dir / "special_tokens_map.json");
+  const std::optional<JsonFields> added = config.optional_object("added_tokens_decoder");
   SpecialTokens specials =
-      added == config.end() ? kimi(first) : SpecialTokens(first, read_added_tokens(*added, file, first), file);
+      added ? SpecialTokens(first, read_added_tokens(*added, first), config.place("added_tokens_decoder"))
+            : kimi(first);
 
   const auto set_role = [&](const char* key, std::optional<TokenId>& role) {
-    const bool in_config = config.contains(key) && !config[key].is_null();
-    const json& value = in_config ? config[key] : map.value(key, json());
-    if (value.is_null()) return;
-    const std::string& origin = in_config ? file : map_file.string();
-    role = specials.find(content_of(value, origin, key));
-    if (!role) fail(origin, key, "the name of a special token", value);
+    const JsonFields& fields = config.has(key) ? config : map;
+    const std::optional<std::string> name = optional_content(fields, key);
+    if (!name) return;
+    role = specials.find(*name);
+    if (!role) throw fields.error(key, "the name of a special token");
   };
   set_role("bos_token", specials.bos);
   set_role("eos_token", specials.eos);
