@@ -19,14 +19,18 @@ namespace fs = std::filesystem;
 
 fs::path folder_of(const fs::path& file) { return file.has_parent_path() ? file.parent_path() : fs::path("."); }
 
+// Where the bytes go: through symbolic links, also to a file that does not exist yet.
 fs::path resolved_target(const fs::path& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (fs::exists(status) && !fs::is_regular_file(status))
     throw IoError(cat(path.string(), ": expected a new name or a regular file, got a folder, device or pipe"));
-  if (!fs::is_symlink(fs::symlink_status(path, error))) return path;
-  fs::path target = fs::weakly_canonical(path, error);
-  if (error) throw_io_error(path, "cannot follow the symbolic link", error.value());
+  fs::path target = path;
+  for (int links = 0; fs::is_symlink(fs::symlink_status(target, error)); ++links) {
+    if (links == 40) throw_io_error(path, "cannot follow the symbolic link", ELOOP);  // the kernel's own limit
+    target = folder_of(target) / fs::read_symlink(target, error);
+    if (error) throw_io_error(path, "cannot follow the symbolic link", error.value());
+  }
   return target;
 }
 

@@ -18,8 +18,7 @@ std::vector<std::vector<TensorSpec>> split(const std::vector<TensorSpec>& tensor
   std::vector<std::vector<TensorSpec>> shards(1);
   uint64_t filled = 0;
   for (const TensorSpec& spec : tensors) {
-    const auto bytes =
-        static_cast<uint64_t>(bytes_of(spec.dtype, spec.shape).value_or(0));  // the writer refuses the others
+    const auto bytes = static_cast<uint64_t>(*bytes_of(spec.dtype, spec.shape));
     if (!shards.back().empty() && filled + bytes > max_bytes) shards.emplace_back(), filled = 0;
     shards.back().push_back(spec);
     filled += bytes;
@@ -53,15 +52,14 @@ CheckpointWriter::Folder::~Folder() {
 CheckpointWriter::CheckpointWriter(const fs::path& folder, const std::vector<TensorSpec>& tensors,
                                    uint64_t max_shard_bytes, const Metadata& metadata)
     : folder_(folder) {
+  expect_writable(tensors, folder.string());
   const std::vector<std::vector<TensorSpec>> shards = split(tensors, max_shard_bytes);
   for (size_t i = 0; i < shards.size(); ++i) {
     const fs::path path = folder / shard_name(i, shards.size());
     shards_.push_back({path, std::make_unique<SafetensorsWriter>(path, shards[i], metadata)});
     for (const TensorSpec& spec : shards[i]) {
       total_bytes_ += *bytes_of(spec.dtype, spec.shape);
-      if (!shard_of_.emplace(spec.name, i).second)
-        throw InvalidArgument(
-            cat(folder.string(), ": ", printable(spec.name, 120), ": expected one such tensor, got two"));
+      shard_of_.emplace(spec.name, i);
     }
   }
 }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "core/arena.h"
 #include "core/errors.h"
@@ -16,14 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-void check_specs(const std::vector<TensorSpec>& tensors, const fs::path& path) {
-  std::set<std::string_view> names;
-  for (const TensorSpec& spec : tensors) {
-    const std::string defect = names.insert(spec.name).second ? defect_of(spec) : "expected one such tensor, got two";
-    if (!defect.empty()) throw InvalidArgument(cat(path.string(), ": ", printable(spec.name, 120), ": ", defect));
-  }
-}
-
 // Wider elements first: with a 64-byte aligned start and no gaps, each tensor is then aligned for its type.
 std::vector<const TensorSpec*> file_order(const std::vector<TensorSpec>& tensors) {
   std::vector<const TensorSpec*> order;
@@ -33,8 +24,8 @@ std::vector<const TensorSpec*> file_order(const std::vector<TensorSpec>& tensors
   return order;
 }
 
-std::string dumped(const ordered_json& value, int indent, const fs::path& path) try {
-  return value.dump(indent);
+std::string dumped(const ordered_json& value, const fs::path& path) try {
+  return value.dump();
 } catch (const ordered_json::exception&) {
   throw InvalidArgument(cat(path.string(), ": expected names and metadata in UTF-8"));
 }
@@ -44,19 +35,20 @@ std::string dumped(const ordered_json& value, int indent, const fs::path& path) 
 SafetensorsWriter::SafetensorsWriter(const fs::path& path, const std::vector<TensorSpec>& tensors,
                                      const Metadata& metadata)
     : file_(path) {
-  check_specs(tensors, path);
-  ordered_json header = ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  expect_writable(tensors, path.string());
+  ordered_json::object_t header;  // a vector of pairs: emplace_back, because finding a key is linear
+  if (!metadata.empty()) header.emplace_back("__metadata__", metadata);
   uint64_t data_bytes = 0;
   for (const TensorSpec* spec : file_order(tensors)) {
-    const auto bytes = static_cast<uint64_t>(*bytes_of(spec->dtype, spec->shape));
     Slot& slot = slots_[spec->name];
-    slot.begin = data_bytes, slot.bytes = bytes;
-    data_bytes += bytes;
-    header[spec->name] = {
-        {"dtype", file_name_of(spec->dtype)}, {"shape", spec->shape}, {"data_offsets", {slot.begin, data_bytes}}};
+    slot.begin = data_bytes;
+    slot.bytes = static_cast<uint64_t>(*bytes_of(spec->dtype, spec->shape));
+    data_bytes += slot.bytes;
+    header.emplace_back(spec->name, ordered_json{{"dtype", file_name_of(spec->dtype)},
+                                                 {"shape", spec->shape},
+                                                 {"data_offsets", {slot.begin, data_bytes}}});
   }
-  std::string text = dumped(header, -1, path);
+  std::string text = dumped(std::move(header), path);
   text.resize(aligned_size(8 + text.size()) - 8, ' ');
   const uint64_t header_bytes = text.size();
   if (header_bytes > kMaxSafetensorsHeaderBytes)

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/errors.h"
+#include "core/text.h"
 #include "formats/file_test_support.h"
 #include "support/compare.h"
 #include "support/owned_tensor.h"
@@ -74,6 +75,92 @@ TEST(state_file, every_flipped_bit_is_refused) {
     EXPECT_THROW(StateFile::from_memory(bytes_of_text(bytes), "a"), FormatError) << "bit " << bit;
     bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << bit % 8));
   }
+}
+
+// A file whose prefix and checksum are right, around any header and any data.
+std::string sealed(std::string_view json, std::string_view data) {
+  std::string file = "LINNETST";
+  const auto put = [&](auto number) { file.append(reinterpret_cast<const char*>(&number), sizeof number); };
+  const size_t padding = (64 - (32 + json.size()) % 64) % 64;
+  put(kStateFileVersion), put(static_cast<uint32_t>(json.size()));
+  put(static_cast<uint64_t>(32 + json.size() + padding + data.size())), put(uint64_t{0});
+  file.append(json).append(padding, '\0').append(data);
+  const uint64_t sum = state_file_checksum(bytes_of_text(file));
+  std::memcpy(file.data() + 24, &sum, 8);
+  return file;
+}
+
+std::string refusal(const std::string& file) {
+  const std::string message = error_of<FormatError>([&] { StateFile::from_memory(bytes_of_text(file), "a"); });
+  EXPECT_THAT(message, testing::StartsWith("a: "));
+  return message.substr(std::min<size_t>(message.size(), 3));
+}
+
+TEST(state_file, foreign_files) {
+  EXPECT_EQ(refusal(""), "expected a state file of at least 32 bytes, got 0");
+  EXPECT_EQ(refusal(std::string(100, 'x')), "byte 0: expected \"LINNETST\", got \"xxxxxxxx\": not a state file");
+  std::string file = sealed(R"({"model":"m","metadata":{},"sections":[]})", "");
+  EXPECT_NO_THROW(StateFile::from_memory(bytes_of_text(file), "a"));
+  file[8] = 2;
+  EXPECT_EQ(refusal(file), "byte 8: expected version 1, got 2");
+  file[8] = 1, file[40] = '!';
+  EXPECT_THAT(refusal(file), HasSubstr("byte 24: expected checksum "));
+  EXPECT_EQ(refusal(file + "x"), "byte 16: expected the file's length 129, got 128");
+}
+
+TEST(state_file, headers_that_lie_under_a_right_checksum) {
+  const std::string data(64, 'd');
+  const auto section = [&](std::string_view text) {
+    return refusal(sealed(cat(R"({"model":"m","metadata":{},"sections":[)", text, "]}"), data));
+  };
+  EXPECT_EQ(section(R"({"name":"s","dtype":"F32","shape":[17]})"),
+            "sections[0].shape: s: expected at most 64 bytes, got 68");
+  EXPECT_EQ(section(R"({"name":"s","dtype":"U8","shape":[1]},{"name":"t","dtype":"U8","shape":[1]})"),
+            "sections[1].shape: t: expected at most 0 bytes, got 1");
+  EXPECT_EQ(section(""), "expected 128 bytes as the header says, got 192");
+  EXPECT_EQ(section(R"({"name":"s","dtype":"F64","shape":[1]})"),
+            "sections[0].dtype: expected F32, BF16, F16, I32, I64 or U8, got \"F64\"");
+  EXPECT_EQ(section(R"({"name":"s","dtype":"F32","shape":[-1]})"),
+            "sections[0].shape[0]: expected integer in [0, 9223372036854775807], got -1");
+  EXPECT_EQ(section(R"({"name":"s","dtype":"F32","shape":[4294967296,4294967296]})"),
+            "sections[0].name: s: expected extents >= 0 whose product fits in 63 bits of bytes, got [4294967296, "
+            "4294967296]");
+  EXPECT_EQ(section(R"({"name":"s","dtype":"F32","shape":[1,1,1,1,1]})"),
+            "sections[0].name: s: expected at most 4 extents, got [1, 1, 1, 1, 1]");
+  EXPECT_EQ(section(R"({"name":"s","dtype":"F32","shape":[]})"),
+            "sections[0].shape: expected at least one extent, got an array of 0");
+  EXPECT_EQ(section(R"({"name":"","dtype":"F32","shape":[1]})"), "sections[0].name: : expected a name");
+  EXPECT_EQ(section(R"({"name":"s","dtype":"U8","shape":[0]},{"name":"s","dtype":"U8","shape":[0]})"),
+            "sections[1].name: expected another name for each section, got \"s\"");
+  EXPECT_EQ(section(R"({"name":"s","dtype":"U8","shape":[64],"stride":1})"), "sections[0].stride: unknown key");
+  EXPECT_EQ(refusal(sealed(R"({"metadata":{},"sections":[]})", "")), "model: expected string, got nothing");
+  EXPECT_EQ(refusal(sealed(R"({"model":"m","metadata":{"k":1},"sections":[]})", "")),
+            "metadata.k: expected string, got 1");
+  EXPECT_EQ(refusal(sealed(R"({"model":"m","metadata":{},"sections":{}})", "")),
+            "sections: expected array of object, got an object of 0");
+  EXPECT_THAT(refusal(sealed("{", "")), HasSubstr("expected JSON, got "));
+  std::string file = sealed("{}", "");
+  file[12] = 97;  // bytes of the header: more than there are after the prefix
+  const uint64_t sum = state_file_checksum(bytes_of_text(file));
+  std::memcpy(file.data() + 24, &sum, 8);
+  EXPECT_EQ(refusal(file), "byte 12: expected a header of at most 32 bytes, got 97");
+}
+
+TEST(state_file, sections_that_cannot_be_written) {
+  const ScratchFolder folder;
+  const OwnedTensor t = OwnedTensor::zeros({2, 3});
+  ConstTensor strided = t;
+  strided.shape[1] = 2;
+  const auto refused = [&](const std::vector<StateSection>& sections, const StateHeader& header = {"m", {}}) {
+    const std::string message = error_of<InvalidArgument>([&] { write_state_file(folder / "a", header, sections); });
+    return message.substr(std::min(message.size(), (folder / "a").string().size() + 2));
+  };
+  EXPECT_EQ(refused({{"s", strided}}), "s: expected a dense tensor, got a strided one");
+  EXPECT_EQ(refused({{"s", {}}}), "s: expected a tensor, got none");
+  EXPECT_EQ(refused({{"s", t}, {"s", t}}), "s: expected one such section, got two");
+  EXPECT_EQ(refused({{"", t}}), ": expected a name");
+  EXPECT_EQ(refused({{"s", t}}, {"\xff", {}}), "expected names and metadata in UTF-8");
+  EXPECT_EQ(folder.n_files(), 0u);
 }
 
 }  // namespace

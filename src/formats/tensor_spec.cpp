@@ -1,7 +1,9 @@
 #include "formats/tensor_spec.h"
 
 #include <algorithm>
+#include <unordered_set>
 
+#include "core/errors.h"
 #include "core/text.h"
 
 namespace linnet::formats {
@@ -47,6 +49,19 @@ std::string defect_of(const TensorSpec& spec) {
   if (!bytes_of(spec.dtype, spec.shape))
     return cat("expected extents >= 0 whose product fits in 63 bits of bytes, got ", shape_text(spec.shape));
   return "";
+}
+
+void expect_writable(std::span<const TensorSpec> specs, std::string_view place) {
+  constexpr int64_t kMaxBytes = int64_t{1} << 62;
+  std::unordered_set<std::string_view> names;
+  int64_t total = 0;
+  for (const TensorSpec& spec : specs) {
+    std::string defect = names.insert(spec.name).second ? defect_of(spec) : "expected one such tensor, got two";
+    const int64_t bytes = defect.empty() ? *bytes_of(spec.dtype, spec.shape) : 0;
+    if (bytes > kMaxBytes - total) defect = cat("expected at most 2^62 bytes in all, got ", bytes, " after ", total);
+    if (!defect.empty()) throw InvalidArgument(cat(place, ": ", printable(spec.name, 120), ": ", defect));
+    total += bytes;
+  }
 }
 
 ConstTensor view_of(const std::byte* data, DType dtype, std::span<const int64_t> shape) {

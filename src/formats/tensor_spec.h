@@ -32,6 +32,10 @@ std::optional<int64_t> bytes_of(DType dtype, std::span<const int64_t> shape);
 // "" when the spec can be written: a name, rank <= kMaxRank, extents that bytes_of() accepts; else what is wrong.
 std::string defect_of(const TensorSpec& spec);
 
+// Throws InvalidArgument, beginning with `place`, for the first defect, for a name given twice, and when the tensors have more
+// than 2^62 bytes together (a file, header and all, then stays within the system's signed offsets).
+void expect_writable(std::span<const TensorSpec> specs, std::string_view place);
+
 // A dense view. Shape [] (one number) becomes [1], because a view of rank 0 means "absent".
 ConstTensor view_of(const std::byte* data, DType dtype, std::span<const int64_t> shape);
 
