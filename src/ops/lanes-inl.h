@@ -30,8 +30,12 @@ HWY_INLINE hn::Vec<D> load_f32(D d, const bf16* p) {
 }
 template <class D>
 HWY_INLINE hn::Vec<D> load_f32(D d, const f16* p) {
+#if HWY_TARGET == HWY_SCALAR  // Highway 1.0.3 widens infinities and NaN to finite values there
+  return hn::Set(d, to_f32(*p));
+#else
   const hn::Rebind<hwy::float16_t, D> d16;
   return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
+#endif
 }
 
 // The first n < Lanes(d) values from p, the other lanes zero. Touches no memory beyond them: Highway's masked loads may.

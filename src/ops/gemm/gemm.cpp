@@ -1,0 +1,60 @@
+// Products against weights: validation and the table of variants.
+#include "ops/gemm/gemm.h"
+
+#include "ops/gemm/gemm_kernels.h"
+
+namespace linnet::ops {
+namespace {
+
+constexpr gemm::Kernels kSimd{.f32 = gemm::multiply_f32, .bf16 = nullptr};
+constexpr gemm::Kernels kAvx512Bf16{.f32 = gemm::multiply_f32, .bf16 = gemm::multiply_avx512_bf16};
+
+template <const gemm::Kernels& kernels>
+constexpr Variant<GemmArgs> variant(const char* name, Isa needs) {
+  return {name, needs, no_refusal,
+          [](const GemmArgs& a, int n_threads) { return gemm::batch_workspace_bytes(a, n_threads, kernels); },
+          [](const GemmArgs& a, const Exec& exec) noexcept { gemm::run_batch(a, exec, kernels); }};
+}
+
+// A variant is a choice of kernels for tiles; the rows of few, exact and in_out problems are the same in all. So none refuses, and a
+// batch may mix everything.
+constexpr Variant<GemmArgs> kVariants[] = {
+#if defined(__x86_64__)
+    variant<kAvx512Bf16>("avx512_bf16", Isa::avx512_bf16),
+#endif
+    variant<kSimd>("simd", Isa::baseline),
+};
+
+void check(const GemmProblem& p, size_t i) {
+  if (p.y.rank == 2 && p.y[0] == 0) return;
+  const std::string op = cat("gemm: problem ", i);
+  const auto fail = [&](const auto&... what) { throw InvalidArgument(cat(op, ": ", what...)); };
+  const auto expect = [&](const char* name, const ConstTensor& t, DType dtype, std::initializer_list<int64_t> dims) {
+    expect_tensor(op.c_str(), name, t, dtype, dims);
+    if (t.row_stride < t[1]) fail(name, ": row stride: expected at least ", t[1], ", got ", t.row_stride);
+  };
+  expect("y", p.y, DType::f32, {-1, -1});
+  expect("x", p.x, DType::f32, {p.rows ? -1 : p.y[0], -1});
+  const bool stored = p.w.dtype == DType::bf16 || p.w.dtype == DType::f16;
+  const int64_t N = p.y[1], K = p.x[1];
+  if (p.w_is_in_out) expect("w", p.w, stored ? p.w.dtype : DType::f32, {K, N});
+  else expect("w", p.w, stored ? p.w.dtype : DType::f32, {N, K});
+  for (int64_t m = 0; p.rows && m < p.y[0]; ++m)
+    if (p.rows[m] < 0 || p.rows[m] >= p.x[0])
+      fail("rows[", m, "]: expected a row of x ", text_of(p.x), ", got ", p.rows[m]);
+}
+
+}  // namespace
+
+std::span<const Variant<GemmArgs>> gemm_variants() { return kVariants; }
+
+Plan<GemmArgs> plan_gemm(const GemmArgs& args, Isa isa) {
+  for (size_t i = 0; i < args.problems.size(); ++i) check(args.problems[i], i);
+  return choose_variant<GemmArgs>("gemm", kVariants, args, isa);
+}
+
+size_t gemm_workspace_bytes(int64_t rows, int64_t k, int n_threads) {
+  return gemm::workspace_bound(rows, k, n_threads);
+}
+
+}  // namespace linnet::ops

@@ -1,0 +1,214 @@
+// A batch of products as one list of tasks: which kernel each problem takes, packing of x, tiles, and the scratch they need.
+#include <algorithm>
+#include <new>
+
+#include "ops/gemm/gemm_kernels.h"
+
+namespace linnet::ops::gemm {
+namespace {
+
+enum class Path : uint8_t { none, dots, in_out, f32, bf16 };
+
+Path path_of(const GemmProblem& p, const Kernels& kernels) {
+  if (p.y[0] == 0 || p.y[1] == 0) return Path::none;
+  if (p.w_is_in_out) return Path::in_out;
+  if (p.y[0] <= kGemvRows) return Path::dots;
+  return kernels.bf16 && p.w.dtype == DType::bf16 && !p.exact ? Path::bf16 : Path::f32;
+}
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A strip is as much of w as passes in a few microseconds: long enough for the streams, short enough to balance threads.
+constexpr int64_t kStripBytes = 64 << 10;
+constexpr int64_t kStripStep = 64;  // in columns of an in_out strip: whole cache lines of every dtype
+
+// How one problem is cut into tasks: `across` blocks of x rows by `along` blocks of w rows (columns when in_out).
+struct Cut {
+  int64_t m_step = 1, n_step = 1;
+  int64_t across = 0, along = 0;
+  int64_t tasks() const { return across * along; }
+};
+
+Cut cut_of(const GemmProblem& p, Path path) {
+  const int64_t M = p.y[0], N = p.y[1], row_bytes = std::max<int64_t>(p.x[1] * size_of(p.w.dtype), 1);
+  Cut cut;
+  switch (path) {
+    case Path::none: return cut;
+    case Path::dots:
+      cut.m_step = kGemvRows;
+      cut.n_step = std::max<int64_t>(kStripBytes / row_bytes / 4 * 4, 4);
+      break;
+    case Path::in_out:
+      cut.m_step = kGemvRows;
+      cut.n_step = std::max<int64_t>(kStripBytes / row_bytes / kStripStep * kStripStep, kStripStep);
+      break;
+    default: {
+      const int64_t panels = ceil_div(M, kPanelRows);
+      cut.m_step = ceil_div(panels, ceil_div(panels, kTilePanels)) * kPanelRows;  // blocks of equal size
+      cut.n_step = kTileRows;
+    }
+  }
+  cut.across = ceil_div(M, cut.m_step), cut.along = ceil_div(N, cut.n_step);
+  return cut;
+}
+
+bool same_rows(const GemmProblem& a, const GemmProblem& b) {
+  return a.x.data == b.x.data && a.x.row_stride == b.x.row_stride && a.x[1] == b.x[1] && a.rows == b.rows &&
+         a.y[0] == b.y[0];
+}
+
+// Goes through the problems of a batch in order and knows, for the current one, its path, its tasks, the panels it must pack (none
+// when the problem before it on the same path has the same rows) and where its packed rows lie.
+class alignas(kAlignment) Walk {
+ public:
+  Walk(std::span<const GemmProblem> problems, const Kernels& kernels)
+      : next_(problems.data()), end_(problems.data() + problems.size()), kernels_(&kernels) {}
+
+  bool next() {
+    if (next_ == end_) return false;
+    problem = next_++;
+    path = path_of(*problem, *kernels_);
+    cut = cut_of(*problem, path);
+    first_task = end_task, end_task += cut.tasks();
+    first_panel = end_panel;
+    if (path != Path::f32 && path != Path::bf16) return true;
+
+    const int64_t k = problem->x[1];
+    panel_bytes = path == Path::f32 ? panel_bytes_f32(k) : panel_bytes_bf16(k);
+    Packed& last = packed_[path == Path::bf16];
+    if (!last.problem || !same_rows(*last.problem, *problem)) {
+      const int64_t panels = ceil_div(problem->y[0], kPanelRows);
+      last = {problem, packed_bytes};
+      end_panel += panels, packed_bytes += panels * panel_bytes;
+    }
+    packed = last.offset;
+    return true;
+  }
+  void seek_task(int64_t task) {
+    while (task >= end_task) next();
+  }
+  void seek_panel(int64_t panel) {
+    while (panel >= end_panel) next();
+  }
+
+  const GemmProblem* problem = nullptr;
+  Path path = Path::none;
+  Cut cut;
+  int64_t first_task = 0, end_task = 0;
+  int64_t first_panel = 0, end_panel = 0;
+  int64_t panel_bytes = 0, packed = 0;  // of the current problem's packed rows
+  int64_t packed_bytes = 0;             // of all problems so far
+
+ private:
+  struct Packed {
+    const GemmProblem* problem = nullptr;
+    int64_t offset = 0;
+  };
+  const GemmProblem* next_;
+  const GemmProblem* end_;
+  const Kernels* kernels_;
+  Packed packed_[2];  // the last rows packed as f32 and as bf16
+};
+
+const float* x_row(const GemmProblem& p, int64_t m) { return p.x.row<float>(p.rows ? p.rows[m] : m); }
+
+void pack(const Walk& at, int64_t panel, std::byte* packed) {
+  const GemmProblem& p = *at.problem;
+  const int64_t first = (panel - at.first_panel) * kPanelRows;
+  const float* rows[kPanelRows];  // beyond the last row: the last again, its results are not stored
+  for (int64_t r = 0; r < kPanelRows; ++r) rows[r] = x_row(p, std::min(first + r, p.y[0] - 1));
+  std::byte* to = packed + at.packed + (panel - at.first_panel) * at.panel_bytes;
+  (at.path == Path::f32 ? pack_panel_f32 : pack_panel_bf16)(rows, p.x[1], to);
+}
+
+void run_strip(const Walk& at, int64_t m0, int64_t n0) {
+  const GemmProblem& p = *at.problem;
+  Strip strip{.m = std::min(at.cut.m_step, p.y[0] - m0),
+              .w = p.w.data + n0 * (p.w_is_in_out ? 1 : p.w.row_stride) * size_of(p.w.dtype),
+              .w_dtype = p.w.dtype,
+              .w_stride = p.w.row_stride,
+              .n = std::min(at.cut.n_step, p.y[1] - n0),
+              .k = p.x[1],
+              .accumulate = p.accumulate};
+  for (int64_t m = 0; m < strip.m; ++m) strip.x[m] = x_row(p, m0 + m), strip.y[m] = p.y.row<float>(m0 + m) + n0;
+  (p.w_is_in_out ? multiply_strip_in_out : multiply_strip_dots)(strip);
+}
+
+struct Scratch {
+  float c[kTilePanels * kTileRows * kPanelRows];
+  alignas(kAlignment) std::byte weights[kTileRows * kTileRowBytes];
+};
+
+void run_tile(const Walk& at, int64_t m0, int64_t n0, const std::byte* packed, MultiplyTile* multiply,
+              Scratch& scratch) {
+  const GemmProblem& p = *at.problem;
+  const int64_t m = std::min(at.cut.m_step, p.y[0] - m0), n = std::min(at.cut.n_step, p.y[1] - n0);
+  multiply({.w = p.w.data + n0 * p.w.row_stride * size_of(p.w.dtype),
+            .w_dtype = p.w.dtype,
+            .w_stride = p.w.row_stride,
+            .n = n,
+            .k = p.x[1],
+            .x = packed + at.packed + m0 / kPanelRows * at.panel_bytes,
+            .panel_bytes = at.panel_bytes,
+            .panels = ceil_div(m, kPanelRows),
+            .c = scratch.c,
+            .scratch = scratch.weights});
+  store_tile({.c = scratch.c,
+              .y = p.y.row<float>(m0) + n0,
+              .y_stride = p.y.row_stride,
+              .m = m,
+              .n = n,
+              .accumulate = p.accumulate});
+}
+
+constexpr int64_t kPanelsPerTask = 4;
+
+size_t fixed_bytes(int n_threads) { return static_cast<size_t>(n_threads) * (sizeof(Scratch) + sizeof(Walk)); }
+
+}  // namespace
+
+void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels) noexcept {
+  const Workspace::Scope scope(exec.workspace);
+  const Walk start(args.problems, kernels);
+  Walk all = start;
+  while (all.next()) {}
+  if (all.end_task == 0) return;
+  // One walk a thread: the pool hands out indices in ascending order, so each only ever moves forward.
+  const int n_threads = exec.pool.size();
+  Walk* walks = exec.workspace.take<Walk>(n_threads);
+  Scratch* scratch = exec.workspace.take<Scratch>(n_threads);
+  std::byte* packed = exec.workspace.take<std::byte>(all.packed_bytes);
+
+  for (int thread = 0; thread < n_threads; ++thread) new (walks + thread) Walk(start);
+  exec.pool.parallel_for(all.end_panel, kPanelsPerTask, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t panel = begin; panel < end; ++panel) {
+      walks[thread].seek_panel(panel);
+      pack(walks[thread], panel, packed);
+    }
+  });
+  for (int thread = 0; thread < n_threads; ++thread) new (walks + thread) Walk(start);
+  exec.pool.parallel_for(all.end_task, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t task = begin; task < end; ++task) {
+      Walk& at = walks[thread];
+      at.seek_task(task);
+      const int64_t i = task - at.first_task;
+      const int64_t m0 = i % at.cut.across * at.cut.m_step, n0 = i / at.cut.across * at.cut.n_step;
+      if (at.path == Path::dots || at.path == Path::in_out) run_strip(at, m0, n0);
+      else run_tile(at, m0, n0, packed, at.path == Path::bf16 ? kernels.bf16 : kernels.f32, scratch[thread]);
+    }
+  });
+}
+
+size_t batch_workspace_bytes(const GemmArgs& args, int n_threads, const Kernels& kernels) {
+  Walk all(args.problems, kernels);
+  while (all.next()) {}
+  return fixed_bytes(n_threads) + aligned_size(static_cast<size_t>(all.packed_bytes)) + 2 * kAlignment;
+}
+
+// Rows are packed for a path in panels: 9 rows fill 16, no number from 9 on fills twice itself. One x can be packed for both paths.
+size_t workspace_bound(int64_t rows, int64_t k, int n_threads) {
+  const int64_t row_bytes = (panel_bytes_f32(k) + panel_bytes_bf16(k)) / kPanelRows;
+  return fixed_bytes(n_threads) + static_cast<size_t>(2 * rows * row_bytes) + 3 * kAlignment;
+}
+
+}  // namespace linnet::ops::gemm

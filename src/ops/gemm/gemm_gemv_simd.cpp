@@ -1,0 +1,110 @@
+// Products of few rows, bound by reading the weights: dot products along k, several rows of w at once, w widened in registers.
+#include <algorithm>
+
+#include "ops/gemm/gemm_kernels.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/gemm/gemm_gemv_simd.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "ops/lanes-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace linnet::ops::gemm {
+namespace HWY_NAMESPACE {
+namespace {
+
+using namespace ops::HWY_NAMESPACE;  // lanes-inl.h
+using D = hn::CappedTag<float, 16>;
+using V = hn::Vec<D>;
+constexpr int64_t kLanes = hn::MaxLanes(D());
+
+constexpr int kMaxRows = 4;                    // rows of x of one pass over w
+constexpr int kBlock = kLanes == 16 ? 16 : 8;  // accumulators: half the registers
+constexpr int streams(int m) { return std::min(4, kBlock / m); }
+
+// kR rows of w, `apart` elements from each other, against kM rows of x. One accumulator vector per product, so that a row's bits
+// do not depend on how many rows run beside it.
+template <int kM, int kR, class T>
+void dot_rows(const Strip& a, int64_t m0, const T* w, int64_t apart, int64_t n, int64_t n_apart) {
+  const D d;
+  const float* x[kM];
+  for (int m = 0; m < kM; ++m) x[m] = a.x[m0 + m];
+  V sum[kR][kM];
+#pragma GCC unroll 4
+  for (int r = 0; r < kR; ++r)
+#pragma GCC unroll 4
+    for (int m = 0; m < kM; ++m) sum[r][m] = hn::Zero(d);
+  int64_t k = 0;
+  for (; k + kLanes <= a.k; k += kLanes) {
+    V wide[kR];
+#pragma GCC unroll 4
+    for (int r = 0; r < kR; ++r) wide[r] = load_f32(d, w + r * apart + k);
+#pragma GCC unroll 4
+    for (int m = 0; m < kM; ++m) {
+      const V v = hn::LoadU(d, x[m] + k);
+#pragma GCC unroll 4
+      for (int r = 0; r < kR; ++r) sum[r][m] = hn::MulAdd(wide[r], v, sum[r][m]);
+    }
+  }
+  if (k < a.k) {
+    const int64_t rest = a.k - k;
+#pragma GCC unroll 4
+    for (int r = 0; r < kR; ++r) {
+      const V wide = load_f32_n(d, w + r * apart + k, rest);
+#pragma GCC unroll 4
+      for (int m = 0; m < kM; ++m) sum[r][m] = hn::MulAdd(wide, load_f32_n(d, x[m] + k, rest), sum[r][m]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kR; ++r)
+#pragma GCC unroll 4
+    for (int m = 0; m < kM; ++m) {
+      float& y = a.y[m0 + m][n + r * n_apart];
+      const float dot = hn::GetLane(hn::SumOfLanes(d, sum[r][m]));
+      y = a.accumulate ? y + dot : dot;
+    }
+}
+
+// The n rows are cut into as many runs as rows are read at once, so that each stream is one ascending run of memory.
+template <int kM, class T>
+void dot_pass(const Strip& a, int64_t m0) {
+  const T* w = reinterpret_cast<const T*>(a.w);
+  constexpr int kR = streams(kM);
+  const int64_t run = a.n / kR;
+  for (int64_t n = 0; n < run; ++n) dot_rows<kM, kR>(a, m0, w + n * a.w_stride, run * a.w_stride, n, run);
+  for (int64_t n = run * kR; n < a.n; ++n) dot_rows<kM, 1>(a, m0, w + n * a.w_stride, 0, n, 0);
+}
+
+template <class T>
+void dots_of(const Strip& a) {
+  for (int64_t m = 0; m < a.m; m += kMaxRows) switch (std::min<int64_t>(kMaxRows, a.m - m)) {
+      case 1: dot_pass<1, T>(a, m); break;
+      case 2: dot_pass<2, T>(a, m); break;
+      case 3: dot_pass<3, T>(a, m); break;
+      default: dot_pass<4, T>(a, m);
+    }
+}
+
+void dots(const Strip& a) {
+  switch (a.w_dtype) {
+    case DType::bf16: dots_of<bf16>(a); break;
+    case DType::f16: dots_of<f16>(a); break;
+    default: dots_of<float>(a);
+  }
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace linnet::ops::gemm
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace linnet::ops::gemm {
+
+HWY_EXPORT(dots);
+void multiply_strip_dots(const Strip& a) noexcept { HWY_DYNAMIC_DISPATCH(dots)(a); }
+
+}  // namespace linnet::ops::gemm
+#endif
