@@ -24,6 +24,16 @@ inline void pause_cpu() {
 #endif
 }
 
+// Returns once the value is no longer `old` (it may have changed back: callers look again).
+template <class T>
+void spin_then_wait(const std::atomic<T>& value, T old, int spins) {
+  for (int spin = 0; spin < spins; ++spin) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    pause_cpu();
+  }
+  value.wait(old, std::memory_order_acquire);
+}
+
 }  // namespace
 
 std::vector<int> usable_cores() {
@@ -49,6 +59,7 @@ ThreadPool::ThreadPool(int n_threads, bool pin) {
   const std::vector<int> cores = usable_cores();
   n_threads_ = n_threads == 0 ? static_cast<int>(cores.size()) : n_threads;
   const bool room = n_threads_ <= static_cast<int>(cores.size());
+  spins_ = room ? kSpins : 0;  // with fewer cores than threads, spinning keeps the one that has work from running
   for (int thread = 1; thread < n_threads_; ++thread)
     workers_.emplace_back(
         [this, thread, cpu = pin && room ? cores[static_cast<size_t>(thread)] : -1] { worker(thread, cpu); });
@@ -76,7 +87,8 @@ void ThreadPool::parallel_for(int64_t n, int64_t grain, Body body) noexcept {
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   drain(0);
-  while (running_.load(std::memory_order_acquire) != 0) pause_cpu();
+  for (int left = running_.load(std::memory_order_acquire); left != 0; left = running_.load(std::memory_order_acquire))
+    spin_then_wait(running_, left, spins_);
 }
 
 void ThreadPool::drain(int thread) noexcept {
@@ -99,12 +111,11 @@ void ThreadPool::worker(int thread, int cpu) {
   }
   uint32_t seen = 0;
   for (;;) {
-    for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin) pause_cpu();
-    generation_.wait(seen, std::memory_order_acquire);
+    spin_then_wait(generation_, seen, spins_);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
     drain(thread);
-    running_.fetch_sub(1, std::memory_order_release);
+    if (running_.fetch_sub(1, std::memory_order_release) == 1) running_.notify_one();
   }
 }
 

@@ -33,6 +33,7 @@ class ThreadPool {
   void drain(int thread) noexcept;
 
   int n_threads_ = 1;
+  int spins_ = 0;  // looks at a flag before sleeping on it
   std::vector<std::thread> workers_;
 
   // The current region. Written by the caller before generation_ is raised, read by workers after they see it.
