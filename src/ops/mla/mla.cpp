@@ -1,0 +1,92 @@
+// Multi-head latent attention: validation, the choice between the two ways, and the table of variants.
+#include "ops/mla/mla.h"
+
+#include "ops/mla/mla_simd.h"
+
+namespace linnet::ops {
+namespace {
+
+constexpr const char* kOp = "mla";
+
+enum class Way { cheaper, absorbed, expanded };
+
+// Flop per head of n_new queries that see n_past tokens and each other. Both ways pass every query-key pair once; the absorbed way
+// multiplies each query by kv_b, the expanded way each key.
+bool absorbed_is_cheaper(const MlaArgs& a, int64_t n_past, int64_t n_new) {
+  const double q = static_cast<double>(n_new), keys = static_cast<double>(n_past + n_new);
+  const double pairs = q * (keys - (q - 1) / 2), kv_b = 2.0 * static_cast<double>(a.R * (a.Dn + a.Dv));
+  const double absorbed = pairs * static_cast<double>(2 * (a.R + a.Dr) + 2 * a.R) + q * kv_b;
+  const double expanded = pairs * static_cast<double>(2 * (a.Dn + a.Dr) + 2 * a.Dv) + keys * kv_b;
+  return absorbed < expanded;
+}
+
+template <Way way>
+void run(const MlaArgs& a, const Exec& exec) noexcept {
+  const int32_t* start = a.seq_start.as<int32_t>();
+  int64_t absorbed_from = 0;  // tokens [absorbed_from, start[b]) wait: neighbours share one pass over kv_b
+  for (int64_t b = 0; b + 1 < a.seq_start[0]; ++b) {
+    const int64_t n_new = start[b + 1] - start[b];
+    if (n_new == 0 || way == Way::absorbed) continue;
+    if (way == Way::cheaper && absorbed_is_cheaper(a, a.seqs[b].n_past, n_new)) continue;
+    mla_absorbed_simd(a, absorbed_from, start[b], exec);
+    mla_expanded_simd(a, b, exec);
+    absorbed_from = start[b + 1];
+  }
+  mla_absorbed_simd(a, absorbed_from, a.q[0], exec);
+}
+
+size_t either_workspace(const MlaArgs& a, int n_threads) {
+  return std::max(mla_absorbed_workspace(a, n_threads), mla_expanded_workspace(a, n_threads));
+}
+
+// The first is always chosen; the other two hold one way fixed, for tests and benchmarks.
+constexpr Variant<MlaArgs> kVariants[] = {
+    {"simd", Isa::baseline, no_refusal, either_workspace, run<Way::cheaper>},
+    {"simd_absorbed", Isa::baseline, no_refusal, mla_absorbed_workspace, run<Way::absorbed>},
+    {"simd_expanded", Isa::baseline, no_refusal, mla_expanded_workspace, run<Way::expanded>}};
+
+void expect_extent(const char* name, int64_t value, int64_t least) {
+  if (value < least) throw InvalidArgument(cat(kOp, ": ", name, ": expected at least ", least, ", got ", value));
+}
+
+void expect_sequences(const MlaArgs& a) {
+  expect_tensor(kOp, "seq_start", a.seq_start, DType::i32, {-1});
+  const int64_t B = a.seq_start[0] - 1, N = a.q[0];
+  const int32_t* start = a.seq_start.as<int32_t>();
+  if (B < 0 || start[0] != 0 || start[B] != N)
+    throw InvalidArgument(cat(kOp, ": seq_start: expected offsets from 0 to ", N, ", got ", text_of(a.seq_start),
+                              B < 0 ? "" : cat(" from ", start[0], " to ", start[B])));
+  if (B > 0 && !a.seqs) throw InvalidArgument(cat(kOp, ": seqs: expected ", B, ", got none"));
+  for (int64_t b = 0; b < B; ++b) {
+    if (start[b] > start[b + 1])
+      throw InvalidArgument(cat(kOp, ": seq_start[", b + 1, "]: expected at least ", start[b], ", got ", start[b + 1]));
+    if (a.seqs[b].n_past < 0)
+      throw InvalidArgument(cat(kOp, ": seqs[", b, "].n_past: expected at least 0, got ", a.seqs[b].n_past));
+    if (start[b] < start[b + 1] && !a.seqs[b].cache)
+      throw InvalidArgument(cat(kOp, ": seqs[", b, "].cache: expected memory, got none"));
+  }
+}
+
+}  // namespace
+
+std::span<const Variant<MlaArgs>> mla_variants() { return kVariants; }
+
+Plan<MlaArgs> plan_mla(const MlaArgs& a, Isa isa) {
+  expect_extent("R", a.R, 1), expect_extent("Dn", a.Dn, 1), expect_extent("Dr", a.Dr, 0), expect_extent("Dv", a.Dv, 1);
+  expect_tensor(kOp, "q", a.q, DType::f32, {-1, -1, a.Dn + a.Dr});
+  const int64_t N = a.q[0], H = a.q[1];
+  expect_extent("heads of q", H, 1);
+  const DType type = a.kv_b.dtype;
+  if (type != DType::f32 && type != DType::bf16 && type != DType::f16)
+    throw InvalidArgument(cat(kOp, ": kv_b: expected f32, bf16 or f16, got ", text_of(a.kv_b)));
+  expect_tensor(kOp, "kv_b", a.kv_b, type, {H * (a.Dn + a.Dv), a.R});
+  if (!a.kv_b.dense())
+    throw InvalidArgument(cat(kOp, ": kv_b: expected dense rows, got row stride ", a.kv_b.row_stride));
+  if (a.cache_dtype != DType::f32 && a.cache_dtype != DType::bf16)
+    throw InvalidArgument(cat(kOp, ": cache_dtype: expected f32 or bf16, got ", name_of(a.cache_dtype)));
+  expect_tensor(kOp, "out", a.out, DType::f32, {N, H, a.Dv});
+  expect_sequences(a);
+  return choose_variant<MlaArgs>(kOp, kVariants, a, isa);
+}
+
+}  // namespace linnet::ops

@@ -1,0 +1,227 @@
+// The expanded way: keys and values of kSpan tokens at a time are made from the latents, for all heads, into scratch; then every tile
+// of queries passes them with an online softmax. The unnormalised result waits in out between spans, its max and sum in scratch.
+// Nothing of the size of tokens^2, or of all keys of all heads, is ever held.
+#include <cstring>
+#include <limits>
+
+#include "ops/mla/mla.h"
+#include "ops/mla/mla_simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/mla/mla_expanded_simd.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "ops/mla/mla_kernels-inl.h"
+
+#ifndef LINNET_OPS_MLA_EXPANDED_SHARED  // what the targets share, once
+#define LINNET_OPS_MLA_EXPANDED_SHARED
+namespace linnet::ops {
+
+constexpr int64_t kSpan = 256;      // keys expanded at a time: 320 KiB a head at widths 192 and 128, so they stay in L2
+constexpr int64_t kQueryTile = 32;  // queries of a task: scores 8 KiB and results 16 KiB in L1, beside a panel of keys
+constexpr int64_t kPiece = 64;      // keys that one task expands
+
+struct MlaSpan {
+  const MlaArgs* args;
+  int64_t token, n_new, n_past;  // first packed token of the sequence, its tokens in this call, those before
+  const void* cache;
+  int64_t begin, keys;  // positions [begin, begin + keys) are expanded
+  const float* latent;  // [keys, R]
+  int64_t latent_stride;
+  float* k;           // [H] of [kSpan, Dn + Dr], as panels: see key_panel
+  float* v;           // [H, kSpan, Dv]
+  float *max, *sum;   // [H, n_new]
+  float* scratch;     // per thread, scratch_floats()
+  float* own_latent;  // [kSpan, R], where the cache is not f32
+
+  int64_t key_width() const { return args->Dn + args->Dr; }
+  int64_t scratch_floats() const { return kQueryTile * (kMlaBlock + args->Dv) + round_up(kQueryTile, 16); }
+};
+
+}  // namespace linnet::ops
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace linnet::ops {
+namespace HWY_NAMESPACE {
+namespace {
+
+// Keys lie transposed in panels of as many keys as one tile of sum_rows is wide: [kSpan / kPanel][Dn + Dr][kPanel].
+constexpr int64_t kPanel = kSumVectors * kLanes;
+static_assert(kMlaBlock % kPanel == 0 && kPiece % kPanel == 0 && kSpan % kMlaBlock == 0);
+
+float* key_panel(const MlaSpan& s, int64_t h, int64_t key) {
+  return s.k + (h * kSpan + key / kPanel * kPanel) * s.key_width();
+}
+
+void widen_latents(const MlaSpan& s, int64_t from, int64_t to) {
+  const int64_t R = s.args->R, E = R + s.args->Dr;
+  for (int64_t key = from; key < to; ++key)
+    map_f32(
+        R, s.own_latent + key * R, [](auto x) HWY_ATTR { return x; },
+        static_cast<const bf16*>(s.cache) + (s.begin + key) * E);
+}
+
+// The part of the keys that all heads share, behind the head's own rows of the panel.
+template <class T>
+void copy_shared(const MlaSpan& s, int64_t from, int64_t keys, float* panel) {
+  const MlaArgs& a = *s.args;
+  const T* rows = static_cast<const T*>(s.cache) + (s.begin + from) * (a.R + a.Dr) + a.R;
+  for (int64_t d = 0; d < a.Dr; ++d)
+    for (int64_t key = 0; key < keys; ++key) panel[(a.Dn + d) * kPanel + key] = to_f32(rows[key * (a.R + a.Dr) + d]);
+}
+
+// Keys and values [from, to) of the span, head h, from the weights where they lie.
+template <class W>
+void expand_keys(const MlaSpan& s, int64_t h, int64_t from, int64_t to) {
+  const MlaArgs& a = *s.args;
+  const W* w_uk = a.kv_b.as<W>() + h * (a.Dn + a.Dv) * a.R;
+  for (int64_t key = from; key < to; key += kPanel) {
+    const int64_t n = std::min(kPanel, to - key);
+    const float* latent = s.latent + key * s.latent_stride;
+    float* panel = key_panel(s, h, key);
+    dot_rows<W>({n, a.Dn, a.R, latent, s.latent_stride, w_uk, a.R, panel, 1, kPanel});
+    dot_rows<W>(
+        {n, a.Dv, a.R, latent, s.latent_stride, w_uk + a.Dn * a.R, a.R, s.v + (h * kSpan + key) * a.Dv, a.Dv, 1});
+    if (a.cache_dtype == DType::bf16) copy_shared<bf16>(s, key, n, panel);
+    else copy_shared<float>(s, key, n, panel);
+  }
+}
+
+void expand(const MlaSpan& s, int64_t h, int64_t from, int64_t to) {
+  switch (s.args->kv_b.dtype) {
+    case DType::bf16: return expand_keys<bf16>(s, h, from, to);
+    case DType::f16: return expand_keys<f16>(s, h, from, to);
+    default: return expand_keys<float>(s, h, from, to);
+  }
+}
+
+// One block of keys for the rows of a tile: y gathers on.
+void pass_block(const MlaSpan& s, int64_t h, int64_t query, int64_t key, const SoftmaxRows& softmax, float* y) {
+  const MlaArgs& a = *s.args;
+  int64_t first = 0;  // rows before it end before this block
+  while (softmax.limit[first] == 0) ++first;
+  const float* q = a.q.row<float>(s.token + query + first) + h * s.key_width();
+  const int64_t keys = softmax.limit[softmax.rows - 1];
+  for (int64_t j = 0; j < keys; j += kPanel)
+    sum_rows<float>({softmax.rows - first, kPanel, s.key_width(), q, a.q.row_stride, key_panel(s, h, key + j), kPanel,
+                     softmax.score + first * kMlaBlock + j, kMlaBlock, nullptr});
+  softmax_block(softmax, a.scale);
+  gather_values(softmax, s.v + (h * kSpan + key) * a.Dv, a.Dv, a.Dv, y, a.Dv);
+}
+
+// Queries [query, query + rows) of the call, head h, over the span.
+void attend_tile(const MlaSpan& s, int64_t h, int64_t query, int64_t rows, float* scratch) {
+  const MlaArgs& a = *s.args;
+  float* score = scratch;
+  float* y = score + kQueryTile * kMlaBlock;
+  int64_t limit[kQueryTile];
+  const SoftmaxRows softmax{
+      rows, limit, score, s.max + h * s.n_new + query, s.sum + h * s.n_new + query, y + kQueryTile * a.Dv};
+  const int64_t seen = s.n_past + query + rows - s.begin;  // keys of the span and later up to the last query
+  if (seen <= 0) return;
+  float* out = a.out.row<float>(s.token + query) + h * a.Dv;
+  for (int64_t i = 0; i < rows; ++i) {
+    if (s.begin == 0)
+      std::fill_n(y + i * a.Dv, a.Dv, 0.0f), softmax.max[i] = -std::numeric_limits<float>::infinity(),
+                                             softmax.sum[i] = 0;
+    else std::copy_n(out + i * a.out.row_stride, a.Dv, y + i * a.Dv);
+  }
+  for (int64_t key = 0; key < std::min(s.keys, seen); key += kMlaBlock) {
+    for (int64_t i = 0; i < rows; ++i) limit[i] = std::clamp<int64_t>(seen - rows + 1 + i - key, 0, kMlaBlock);
+    pass_block(s, h, query, key, softmax, y);
+  }
+  const bool last = seen <= kSpan;
+  for (int64_t i = 0; i < rows; ++i) {
+    const float factor = last ? 1 / softmax.sum[i] : 1.0f;
+    for (int64_t c = 0; c < a.Dv; ++c) out[i * a.out.row_stride + c] = y[i * a.Dv + c] * factor;
+  }
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace linnet::ops
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace linnet::ops {
+namespace {
+HWY_EXPORT(widen_latents);
+HWY_EXPORT(expand);
+HWY_EXPORT(attend_tile);
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+MlaSpan take_span(const MlaArgs& a, int64_t b, const Exec& exec) {
+  const int64_t H = a.q[1];
+  MlaSpan s{};
+  s.args = &a;
+  s.token = a.seq_start.as<int32_t>()[b];
+  s.n_new = a.seq_start.as<int32_t>()[b + 1] - s.token;
+  s.n_past = a.seqs[b].n_past;
+  s.cache = a.seqs[b].cache;
+  s.k = exec.workspace.take<float>(H * kSpan * s.key_width());
+  s.v = exec.workspace.take<float>(H * kSpan * a.Dv);
+  s.max = exec.workspace.take<float>(H * s.n_new);
+  s.sum = exec.workspace.take<float>(H * s.n_new);
+  s.scratch = exec.workspace.take<float>(exec.pool.size() * s.scratch_floats());
+  s.own_latent = exec.workspace.take<float>(kSpan * a.R);
+  return s;
+}
+
+void make_keys(MlaSpan& s, const Exec& exec) {
+  const MlaArgs& a = *s.args;
+  s.latent = s.own_latent, s.latent_stride = a.R;
+  if (a.cache_dtype == DType::f32) {
+    s.latent_stride = a.R + a.Dr;
+    s.latent = static_cast<const float*>(s.cache) + s.begin * s.latent_stride;
+  } else {
+    exec.pool.parallel_for(s.keys, 32, [&](int64_t from, int64_t to, int) {
+      HWY_DYNAMIC_DISPATCH(widen_latents)(s, from, to);
+    });
+  }
+  const int64_t pieces = ceil_div(s.keys, kPiece);
+  exec.pool.parallel_for(a.q[1] * pieces, 1, [&](int64_t from, int64_t to, int) {
+    for (int64_t i = from; i < to; ++i) {
+      const int64_t key = i % pieces * kPiece;
+      HWY_DYNAMIC_DISPATCH(expand)(s, i / pieces, key, std::min(key + kPiece, s.keys));
+    }
+  });
+}
+
+// Heads outside, tiles inside: a thread's next tile finds the same keys and values in its cache.
+void attend(const MlaSpan& s, const Exec& exec) {
+  const int64_t tiles = ceil_div(s.n_new, kQueryTile);
+  exec.pool.parallel_for(s.args->q[1] * tiles, 1, [&](int64_t from, int64_t to, int thread) {
+    for (int64_t i = from; i < to; ++i) {
+      const int64_t query = i % tiles * kQueryTile;
+      HWY_DYNAMIC_DISPATCH(attend_tile)
+      (s, i / tiles, query, std::min(kQueryTile, s.n_new - query), s.scratch + thread * s.scratch_floats());
+    }
+  });
+}
+
+}  // namespace
+
+size_t mla_expanded_workspace(const MlaArgs& a, int n_threads) {
+  const int64_t N = a.q[0], H = a.q[1];
+  MlaSpan s{};
+  s.args = &a;
+  return float_bytes(H * kSpan * s.key_width()) + float_bytes(H * kSpan * a.Dv) + 2 * float_bytes(H * N) +
+         float_bytes(n_threads * s.scratch_floats()) + float_bytes(kSpan * a.R);
+}
+
+void mla_expanded_simd(const MlaArgs& a, int64_t b, const Exec& exec) noexcept {
+  Workspace::Scope scope(exec.workspace);
+  MlaSpan s = take_span(a, b, exec);
+  const int64_t n_keys = s.n_past + s.n_new;
+  for (s.begin = 0; s.begin < n_keys; s.begin += kSpan) {
+    s.keys = std::min(kSpan, n_keys - s.begin);
+    make_keys(s, exec);
+    attend(s, exec);
+  }
+}
+
+}  // namespace linnet::ops
+#endif
