@@ -125,7 +125,7 @@ struct JsonFields::Object {
     std::vector<T> result;
     result.reserve(field->size());
     for (const json& element : *field) {
-      auto item = convert(element, result.size());
+      auto item = convert(element);
       if (!item) throw error(cat(path_of(key), "[", result.size(), "]"), &element, expected);
       result.push_back(std::move(*item));
     }
@@ -212,14 +212,13 @@ std::optional<std::string> JsonFields::optional_string(std::string_view key) con
 std::optional<std::vector<int64_t>> JsonFields::optional_integers(std::string_view key, int64_t low,
                                                                   int64_t high) const {
   return object_->optional_array<int64_t>(key, integer_text(low, high),
-                                          [&](const json& value, size_t) { return integer_of(value, low, high); });
+                                          [&](const json& value) { return integer_of(value, low, high); });
 }
 
 std::optional<std::vector<std::string>> JsonFields::optional_strings(std::string_view key) const {
-  return object_->optional_array<std::string>(
-      key, "string", [](const json& value, size_t) -> std::optional<std::string> {
-        return value.is_string() ? std::optional(value.get<std::string>()) : std::nullopt;
-      });
+  return object_->optional_array<std::string>(key, "string", [](const json& value) -> std::optional<std::string> {
+    return value.is_string() ? std::optional(value.get<std::string>()) : std::nullopt;
+  });
 }
 
 std::optional<JsonFields> JsonFields::optional_object(std::string_view key) const {
@@ -250,11 +249,16 @@ JsonFields JsonFields::object(std::string_view key) const {
   return object_->required(optional_object(key), key, "object");
 }
 std::vector<JsonFields> JsonFields::objects(std::string_view key) const {
-  auto open = [&](const json& value, size_t i) -> std::optional<JsonFields> {
-    if (!value.is_object()) return std::nullopt;
-    return object_->open(value, cat(object_->path_of(key), "[", i, "]"));
-  };
-  return object_->required(object_->optional_array<JsonFields>(key, "object", open), key, "array of object");
+  const auto elements = object_->required(
+      object_->optional_array<const json*>(key, "object",
+                                           [](const json& value) -> std::optional<const json*> {
+                                             return value.is_object() ? std::optional(&value) : std::nullopt;
+                                           }),
+      key, "array of object");
+  std::vector<JsonFields> result;
+  for (const json* element : elements)
+    result.push_back(object_->open(*element, cat(object_->path_of(key), "[", result.size(), "]")));
+  return result;
 }
 
 void JsonFields::ignore(std::string_view key) const { object_->ask(key); }
