@@ -43,7 +43,8 @@ std::span<const Variant<LinearAttnArgs>> linear_attn_variants();
 
 constexpr int64_t kLinearAttnChunk = 64;
 
-// Sequences with at most this many tokens in the call are stepped token by token; longer ones run in chunks.
+// A sequence runs in chunks. What is left after its last full chunk is stepped token by token when it has at most this many tokens:
+// so a short sequence is stepped, and a cut at a chunk boundary changes nothing.
 constexpr int64_t kLinearAttnStepTokens = 8;
 
 // The definition: token by token, in double.

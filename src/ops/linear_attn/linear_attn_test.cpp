@@ -1,6 +1,8 @@
 // The recurrent core against its definition: settings, lengths, widths, gates, keys, strides.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "ops/linear_attn/linear_attn_case.h"
 
 namespace linnet::linear_attn_test {
@@ -72,6 +74,17 @@ TEST(linear_attn, states_of_empty_sequences_are_untouched_and_may_be_null) {
   for (size_t b : {0, 2, 4}) pointers.states[b] = nullptr;
   test::run_plan(ops::plan_linear_attn(a), a);
   expect_same_bits(without, r);
+}
+
+TEST(linear_attn, a_nan_decay_is_not_taken_for_an_erased_channel) {
+  for (int tokens : {4, 20})
+    for (Decay decay : {Decay::per_token, Decay::per_channel}) {
+      const Case c({.lengths = {tokens}, .H = 1, .decay = decay});
+      c.log_decay.view().row<float>(2)[0] = std::nanf("");
+      const Result r = run_variant(c);
+      for (int64_t n = 0; n < tokens; ++n)
+        for (int64_t j = 0; j < c.spec.Dv; ++j) EXPECT_EQ(std::isnan(r.out.view().row<float>(n)[j]), n >= 2);
+    }
 }
 
 TEST(linear_attn, nothing_to_do) {
