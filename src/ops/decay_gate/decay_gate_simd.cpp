@@ -49,22 +49,31 @@ HWY_INLINE Vec lower_bound_gate(Vec z, Vec bias, Vec rate, Vec lower_bound) {
   return hn::IfThenElse(hn::IsNaN(y), y, hn::Mul(lower_bound, sigmoid));
 }
 
-void gate_rows(const DecayGateArgs& a, const float* rate, const float* bias, int64_t begin, int64_t end) {
+// One token, or a part of it: `width` channels, a multiple of the vector's lanes.
+HWY_INLINE void gate_channels(const DecayGateArgs& a, const float* z, const float* rate, const float* bias,
+                              int64_t width, float* g) {
   const F f;
-  const auto N = static_cast<int64_t>(hn::Lanes(f));
-  const int64_t width = a.z.row_elements();
   const Vec lower_bound = hn::Set(f, a.lower_bound);
   const bool softplus = a.kind == DecayGateKind::softplus;
+  for (int64_t i = 0; i < width; i += static_cast<int64_t>(HWY_LANES(float))) {
+    const Vec zi = hn::LoadU(f, z + i), bi = hn::LoadU(f, bias + i), ri = hn::LoadU(f, rate + i);
+    hn::StoreU(softplus ? softplus_gate(zi, bi, ri) : lower_bound_gate(zi, bi, ri, lower_bound), f, g + i);
+  }
+}
+
+// rate and bias are padded to whole vectors; z and log_decay are not, so their ends pass through a vector of their own.
+void gate_rows(const DecayGateArgs& a, const float* rate, const float* bias, int64_t begin, int64_t end) {
+  constexpr auto kLanes = static_cast<int64_t>(HWY_LANES(float));
+  const int64_t width = a.z.row_elements(), whole = width / kLanes * kLanes;
   for (int64_t n = begin; n < end; ++n) {
     const float* z = a.z.row<float>(n);
     float* g = a.log_decay.row<float>(n);
-    for (int64_t i = 0; i < width; i += N) {
-      const auto mask = hn::FirstN(f, static_cast<size_t>(std::min(N, width - i)));
-      const Vec zi = hn::MaskedLoad(mask, f, z + i), bi = hn::MaskedLoad(mask, f, bias + i);
-      const Vec ri = hn::MaskedLoad(mask, f, rate + i);
-      hn::BlendedStore(softplus ? softplus_gate(zi, bi, ri) : lower_bound_gate(zi, bi, ri, lower_bound), mask, f,
-                       g + i);
-    }
+    gate_channels(a, z, rate, bias, whole, g);
+    if (whole == width) continue;
+    HWY_ALIGN float part[kLanes] = {};
+    std::copy(z + whole, z + width, part);
+    gate_channels(a, part, rate + whole, bias + whole, kLanes, part);
+    std::copy(part, part + (width - whole), g + whole);
   }
 }
 
@@ -78,7 +87,8 @@ HWY_EXPORT(gate_rows);
 }
 
 size_t decay_gate_simd_workspace_bytes(const DecayGateArgs& a, int) {
-  return 2 * aligned_size(static_cast<size_t>(a.z.row_elements()) * sizeof(float));
+  return 2 *
+         aligned_size(static_cast<size_t>(a.z.row_elements()) * sizeof(float));  // whole cache lines, so whole vectors
 }
 
 void decay_gate_simd(const DecayGateArgs& a, const Exec& exec) noexcept {

@@ -29,12 +29,26 @@ inline constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 HWY_INLINE Vec load_row(const float* row, int64_t i, int64_t size) {
   const F f;
   if (i + lanes() <= size) return hn::LoadU(f, row + i);
-  return hn::MaskedLoad(hn::FirstN(f, static_cast<size_t>(std::max<int64_t>(size - i, 0))), f, row + i);
+  if (i >= size) return hn::Zero(f);
+#if HWY_MEM_OPS_MIGHT_FAULT  // masked loads of this instruction set read what they mask
+  HWY_ALIGN float part[HWY_LANES(float)] = {};
+  std::copy(row + i, row + size, part);
+  return hn::Load(f, part);
+#else
+  return hn::MaskedLoad(hn::FirstN(f, static_cast<size_t>(size - i)), f, row + i);
+#endif
 }
 HWY_INLINE void store_row(Vec v, float* row, int64_t i, int64_t size) {
   const F f;
   if (i + lanes() <= size) return hn::StoreU(v, f, row + i);
-  hn::BlendedStore(v, hn::FirstN(f, static_cast<size_t>(std::max<int64_t>(size - i, 0))), f, row + i);
+  if (i >= size) return;
+#if HWY_MEM_OPS_MIGHT_FAULT
+  HWY_ALIGN float part[HWY_LANES(float)];
+  hn::Store(v, f, part);
+  std::copy(part, part + (size - i), row + i);
+#else
+  hn::BlendedStore(v, hn::FirstN(f, static_cast<size_t>(size - i)), f, row + i);
+#endif
 }
 
 HWY_INLINE float sum_lanes(Vec v) { return hn::GetLane(hn::SumOfLanes(F(), v)); }
