@@ -1,5 +1,6 @@
 #include "model/load.h"
 
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include <algorithm>
@@ -123,7 +124,7 @@ LoadedModel load_model(const std::filesystem::path& dir, const LoadOptions& opti
   model->prepare();
   std::string identity = identity_of(*model, checkpoint, cache_dtype);
   LoadedModel loaded{std::move(checkpoint), std::move(model), std::move(identity), cache_dtype};
-  if (options.check_values && static_cast<uint64_t>(loaded.checkpoint.total_bytes()) <= kCheckedBytes) {
+  if (options.check_values && static_cast<uint64_t>(loaded.checkpoint->total_bytes()) <= kCheckedBytes) {
     const std::string bad = find_bad_weight(loaded, pool);
     if (!bad.empty()) throw FormatError(bad);
   }
@@ -133,7 +134,7 @@ LoadedModel load_model(const std::filesystem::path& dir, const LoadOptions& opti
 std::string find_bad_weight(const LoadedModel& loaded, ThreadPool& pool) {
   constexpr int64_t kGrain = int64_t{1} << 20;
   for (const TensorRow& row : loaded.model->table().rows()) {
-    const ConstTensor t = in_file(loaded.checkpoint, row);
+    const ConstTensor t = in_file(*loaded.checkpoint, row);
     std::atomic<int64_t> first{t.elements()};
     pool.parallel_for(t.elements(), kGrain, [&](int64_t begin, int64_t end, int) {
       const int64_t bad = first_bad(t, begin, end);
@@ -146,8 +147,8 @@ std::string find_bad_weight(const LoadedModel& loaded, ThreadPool& pool) {
     const float value = t.dtype == DType::f32    ? t.as<float>()[at]
                         : t.dtype == DType::bf16 ? to_f32(t.as<bf16>()[at])
                                                  : to_f32(t.as<f16>()[at]);
-    const std::string name = loaded.checkpoint.find(row.name) ? row.name : row.other_name;
-    return cat(loaded.checkpoint.place(name), ": element ", at, ": expected a finite number, got ",
+    const std::string name = loaded.checkpoint->find(row.name) ? row.name : row.other_name;
+    return cat(loaded.checkpoint->place(name), ": element ", at, ": expected a finite number, got ",
                std::isnan(value) ? "nan" : "infinity");
   }
   return {};

@@ -22,7 +22,8 @@ struct LoadOptions {
 constexpr uint64_t kCheckedBytes = uint64_t{2} << 30;
 
 struct LoadedModel {
-  formats::Checkpoint checkpoint;  // owns the memory that the matrices view
+  std::optional<formats::Checkpoint>
+      checkpoint;  // owns the memory that the matrices view; absent when somebody else owns it
   std::unique_ptr<KimiLinear> model;
   std::string identity;  // architecture and weights; equal identities can exchange states
   DType cache_dtype;
@@ -32,7 +33,8 @@ struct LoadedModel {
 // extra or mis-shaped tensor, a dtype that is no float, a NaN or infinite weight.
 LoadedModel load_model(const std::filesystem::path& dir, const LoadOptions& options, ThreadPool& pool);
 
-// "file: tensor: element [..] is nan" of the first tensor in table order with a NaN or infinity; empty when there is none.
+// "file: tensor: element 7: expected a finite number, got nan" of the first tensor in table order with a NaN or infinity; empty when
+// there is none. The model must have its checkpoint.
 std::string find_bad_weight(const LoadedModel& loaded, ThreadPool& pool);
 
 }  // namespace linnet::model

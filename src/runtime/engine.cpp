@@ -43,6 +43,18 @@ Engine::Engine(const std::filesystem::path& dir, EngineOptions options)
       pool_(options_.threads),
       workspace_(physical_memory_bytes()),
       loaded_(model::load_model(dir, options_.load, pool_)) {
+  check_options();
+}
+
+Engine::Engine(model::LoadedModel loaded, EngineOptions options)
+    : options_(std::move(options)),
+      pool_(options_.threads),
+      workspace_(physical_memory_bytes()),
+      loaded_(std::move(loaded)) {
+  check_options();
+}
+
+void Engine::check_options() {
   if (options_.context == 0) options_.context = config().context;
   if (options_.context < 0 || options_.context > config().context)
     throw InvalidArgument(cat("context: expected 1 to ", config().context,

@@ -40,6 +40,8 @@ class Engine {
  public:
   // Loads a checkpoint folder. Throws FormatError, IoError, InvalidArgument, OutOfMemory.
   Engine(const std::filesystem::path& dir, EngineOptions options);
+  // Runs a model that is already there; options.load is not used.
+  Engine(model::LoadedModel loaded, EngineOptions options);
 
   const model::ModelConfig& config() const { return loaded_.model->config(); }
   const model::LoadedModel& loaded() const { return loaded_; }
@@ -66,6 +68,7 @@ class Engine {
 
  private:
   struct Piece;  // the part of one request that runs in one pass
+  void check_options();
   void check(std::span<const Append> requests) const;
   std::vector<Piece> next_pass(std::span<const Append> requests, const std::vector<int64_t>& done) const;
   void run_pass(std::span<const Append> requests, const std::vector<Piece>& pieces, LogitsSink sink);

@@ -1,0 +1,153 @@
+// What a checkpoint must be refused for, each with the tensor named. Every case is the golden checkpoint with one change.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+
+#include "core/errors.h"
+#include "formats/checkpoint_writer.h"
+#include "formats/file_test_support.h"
+#include "model/load.h"
+#include "support/owned_tensor.h"
+
+namespace linnet::model {
+namespace {
+
+using formats::Checkpoint;
+using formats::CheckpointWriter;
+using formats::ScratchFolder;
+using formats::TensorSpec;
+using testing::AllOf;
+using testing::HasSubstr;
+
+const std::filesystem::path kFolder = std::filesystem::path(LINNET_SOURCE_DIR) / "tests/data/tiny-fp32";
+
+struct Edit {
+  std::string drop;                         // leave this tensor out
+  std::vector<TensorSpec> add;              // zeros of these
+  std::function<void(TensorSpec&)> change;  // of each spec; the data is cut or zero-extended to it
+  std::function<void(const std::string&, std::vector<std::byte>&)> data;
+  DType convert = DType::f32;  // of every matrix
+  uint64_t max_shard_bytes = UINT64_MAX;
+};
+
+void write_edited(const std::filesystem::path& folder, const Edit& edit) {
+  const Checkpoint from = Checkpoint::open(kFolder);
+  std::vector<TensorSpec> specs;
+  for (const std::string& name : from.names()) {
+    if (name == edit.drop) continue;
+    const ConstTensor t = *from.find(name);
+    TensorSpec spec{name, t.rank == 2 ? edit.convert : t.dtype, {t.dims().begin(), t.dims().end()}};
+    if (edit.change) edit.change(spec);
+    specs.push_back(spec);
+  }
+  specs.insert(specs.end(), edit.add.begin(), edit.add.end());
+  CheckpointWriter writer(folder, specs, edit.max_shard_bytes);
+  for (const TensorSpec& spec : specs) {
+    std::vector<std::byte> bytes(static_cast<size_t>(*formats::bytes_of(spec.dtype, spec.shape)));
+    if (const std::optional<ConstTensor> t = from.find(spec.name)) {
+      const size_t n =
+          std::min(bytes.size() / static_cast<size_t>(size_of(spec.dtype)), static_cast<size_t>(t->elements()));
+      for (size_t i = 0; i < n; ++i) {
+        const float x = t->as<float>()[i];
+        if (spec.dtype == DType::f32) std::memcpy(&bytes[i * 4], &x, 4);
+        if (spec.dtype == DType::bf16) reinterpret_cast<bf16*>(bytes.data())[i] = to_bf16(x);
+        if (spec.dtype == DType::f16) reinterpret_cast<f16*>(bytes.data())[i] = to_f16(x);
+      }
+    }
+    if (edit.data) edit.data(spec.name, bytes);
+    writer.append(spec.name, bytes);
+  }
+  writer.commit();
+  std::filesystem::copy_file(kFolder / "config.json", folder / "config.json");
+}
+
+LoadedModel load(const std::filesystem::path& folder) {
+  ThreadPool pool(2);
+  return load_model(folder, {}, pool);
+}
+
+std::string refusal(const Edit& edit) {
+  const ScratchFolder folder;
+  write_edited(folder / "m", edit);
+  return formats::error_of<FormatError>([&] { load(folder / "m"); });
+}
+
+void poke(std::vector<std::byte>& bytes, size_t element, float value) { std::memcpy(&bytes[element * 4], &value, 4); }
+
+TEST(load, missing_extra_and_misshaped_tensors) {
+  EXPECT_THAT(refusal({.drop = "model.layers.2.self_attn.A_log"}),
+              HasSubstr("model.layers.2.self_attn.A_log: expected [1, 1, 4, 1], got no such tensor"));
+  EXPECT_THAT(refusal({.add = {{"model.layers.9.extra", DType::f32, {3}}}}),
+              HasSubstr("model.layers.9.extra: a tensor that this architecture does not have"));
+  const auto change = [](const char* name, std::vector<int64_t> shape) {
+    return [=](TensorSpec& spec) {
+      if (spec.name == name) spec.shape = shape;
+    };
+  };
+  EXPECT_THAT(refusal({.change = change("lm_head.weight", {320, 63})}),
+              HasSubstr("lm_head.weight: expected [320, 64], got [320, 63]"));
+  EXPECT_THAT(refusal({.change = change("lm_head.weight", {64, 320})}), HasSubstr("expected [320, 64], got [64, 320]"));
+}
+
+TEST(load, weights_that_are_no_floats) {
+  const auto to_int = [](TensorSpec& spec) {
+    if (spec.name == "lm_head.weight") spec.dtype = DType::i32;
+  };
+  EXPECT_THAT(refusal({.change = to_int}), HasSubstr("lm_head.weight: expected f32, bf16 or f16, got i32"));
+}
+
+TEST(load, nan_and_infinite_weights_are_named) {
+  const auto poison = [](const char* name, size_t element, float value) {
+    return [=](const std::string& tensor, std::vector<std::byte>& bytes) {
+      if (tensor == name) poke(bytes, element, value);
+    };
+  };
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
+  EXPECT_THAT(refusal({.data = poison("model.layers.3.block_sparse_moe.experts.7.w2.weight", 5, kNan)}),
+              AllOf(HasSubstr("experts.7.w2.weight: element 5"), HasSubstr("got nan")));
+  EXPECT_THAT(refusal({.data = poison("model.layers.0.self_attn.dt_bias", 0, -kInf)}),
+              AllOf(HasSubstr("dt_bias: element 0"), HasSubstr("got infinity")));
+  EXPECT_THAT(refusal({.data = poison("lm_head.weight", 320 * 64 - 1, kNan)}), HasSubstr("element 20479"));
+}
+
+TEST(load, shapes_may_differ_in_extents_of_one) {
+  const ScratchFolder folder;
+  write_edited(folder / "m", {.change = [](TensorSpec& spec) {
+                 if (spec.name.ends_with("A_log")) spec.shape = {4};
+                 if (spec.name.ends_with("conv1d.weight")) spec.shape = {64, 4};
+               }});
+  EXPECT_EQ(load(folder / "m").model->config().hidden, 64);
+}
+
+TEST(load, shards_and_sixteen_bit_floats) {
+  for (DType dtype : {DType::bf16, DType::f16}) {
+    const ScratchFolder folder;
+    write_edited(folder / "m", {.convert = dtype, .max_shard_bytes = 200000});
+    const LoadedModel loaded = load(folder / "m");
+    EXPECT_EQ(loaded.cache_dtype, DType::bf16);
+    EXPECT_TRUE(std::filesystem::exists(folder / "m" / "model.safetensors.index.json"));
+  }
+}
+
+TEST(load, identity_tells_weights_and_architectures_apart) {
+  const ScratchFolder folder;
+  write_edited(folder / "same", {});
+  write_edited(folder / "other", {.data = [](const std::string& name, std::vector<std::byte>& bytes) {
+                 if (name == "model.norm.weight") poke(bytes, 32, 0.5f);
+               }});
+  const std::string identity = load(kFolder).identity;
+  EXPECT_EQ(load(folder / "same").identity, identity);
+  EXPECT_NE(load(folder / "other").identity, identity);
+  ThreadPool pool(1);
+  EXPECT_NE(load_model(kFolder, {.cache_dtype = DType::bf16}, pool).identity, identity);
+}
+
+TEST(load, a_folder_without_a_model) {
+  const ScratchFolder folder;
+  EXPECT_THAT(formats::error_of<IoError>([&] { load(folder.path()); }), HasSubstr("config.json"));
+}
+
+}  // namespace
+}  // namespace linnet::model
