@@ -9,6 +9,7 @@
 #include "core/errors.h"
 #include "core/exec.h"
 #include "core/text.h"
+#include "core/trace.h"
 
 namespace linnet {
 
@@ -56,9 +57,12 @@ Plan<Args> choose_variant(const char* op, std::span<const Variant<Args>> table, 
   throw Unsupported(cat(op, ": no variant:", reasons));
 }
 
-// Plans and runs in one call: apply(ops::plan_rms_norm, {.x = .., .y = ..}, exec). Throws what planning throws.
+// Plans and runs in one call, under a name for the Trace: apply("norms", ops::plan_rms_norm, {.x = .., .y = ..}, exec). Throws what
+// planning throws.
 template <class Args>
-void apply(Plan<Args> (*plan)(const Args&, Isa), const std::type_identity_t<Args>& args, const Exec& exec) {
+void apply(const char* name, Plan<Args> (*plan)(const Args&, Isa), const std::type_identity_t<Args>& args,
+           const Exec& exec) {
+  const Trace::Scope scope(name);
   plan(args, active_isa()).run(args, exec);
 }
 

@@ -46,7 +46,7 @@ void KimiLinear::forward(const Pass& pass, const Exec& exec, const Observer* obs
   const Tensor stream = scratch.tensor<float>({N, C}), normed = scratch.tensor<float>({N, C}),
                out = scratch.tensor<float>({N, C});
   const auto norm = [&](ConstTensor x, const F32Parameter& weight, Tensor y) {
-    apply(ops::plan_rms_norm,
+    apply("norms", ops::plan_rms_norm,
           {.x = x,
            .weight = weight,
            .y = y,
@@ -80,7 +80,7 @@ void KimiLinear::forward(const Pass& pass, const Exec& exec, const Observer* obs
 
 void KimiLinear::head(ConstTensor hidden, Tensor logits, const Exec& exec) const {
   const ops::GemmProblem problem[] = {{.x = hidden, .w = head_, .y = logits}};
-  apply(ops::plan_gemm, {problem}, exec);
+  apply("head", ops::plan_gemm, {problem}, exec);
 }
 
 }  // namespace linnet::model

@@ -21,10 +21,10 @@ void DenseFfn::forward(ConstTensor x, Tensor y, const Exec& exec) const {
   const Workspace::Scope scope(exec.workspace);
   const Tensor gate = exec.workspace.tensor<float>({x[0], width_}), up = exec.workspace.tensor<float>({x[0], width_});
   const ops::GemmProblem in[] = {{.x = x, .w = gate_, .y = gate}, {.x = x, .w = up_, .y = up}};
-  apply(ops::plan_gemm, {in}, exec);
-  apply(ops::plan_swiglu, {.gate = gate, .up = up, .y = gate}, exec);
+  apply("dense", ops::plan_gemm, {in}, exec);
+  apply("dense", ops::plan_swiglu, {.gate = gate, .up = up, .y = gate}, exec);
   const ops::GemmProblem out[] = {{.x = gate, .w = down_, .y = y}};
-  apply(ops::plan_gemm, {out}, exec);
+  apply("dense", ops::plan_gemm, {out}, exec);
 }
 
 }  // namespace linnet::model

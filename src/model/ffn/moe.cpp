@@ -42,9 +42,9 @@ void MoeFfn::forward(ConstTensor x, Tensor y, const Exec& exec) const {
   // 1. Route, and sort the (token, slot) pairs by expert.
   const Tensor logits = scratch.tensor<float>({N, E});
   const ops::GemmProblem route[] = {{.x = x, .w = router_, .y = logits, .exact = true}};
-  apply(ops::plan_gemm, {route}, exec);
+  apply("moe router", ops::plan_gemm, {route}, exec);
   const Tensor chosen = scratch.tensor<int32_t>({N, K}), weights = scratch.tensor<float>({N, K});
-  apply(ops::plan_router,
+  apply("moe router", ops::plan_router,
         {.logits = logits,
          .bias = router_bias_,
          .experts = chosen,
@@ -78,9 +78,10 @@ void MoeFfn::forward(ConstTensor x, Tensor y, const Exec& exec) const {
     problems[n++] = {.x = x, .w = expert.gate, .y = gate.rows(begin[e], begin[e + 1]), .rows = rows};
     problems[n++] = {.x = x, .w = expert.up, .y = up.rows(begin[e], begin[e + 1]), .rows = rows};
   }
-  apply(ops::plan_gemm, {{problems, n}}, exec);
-  apply(ops::plan_swiglu, {.gate = gate, .up = up, .y = gate}, exec);
-  if (shared > 0) apply(ops::plan_swiglu, {.gate = shared_gate, .up = shared_up, .y = shared_gate}, exec);
+  apply("moe experts", ops::plan_gemm, {{problems, n}}, exec);
+  apply("moe experts", ops::plan_swiglu, {.gate = gate, .up = up, .y = gate}, exec);
+  if (shared > 0)
+    apply("moe experts", ops::plan_swiglu, {.gate = shared_gate, .up = shared_up, .y = shared_gate}, exec);
 
   n = 0;
   if (shared > 0) problems[n++] = {.x = shared_gate, .w = shared_.down, .y = y};
@@ -89,11 +90,11 @@ void MoeFfn::forward(ConstTensor x, Tensor y, const Exec& exec) const {
       problems[n++] = {.x = gate.rows(begin[e], begin[e + 1]),
                        .w = experts_[static_cast<size_t>(e)].down,
                        .y = answers.rows(begin[e], begin[e + 1])};
-  apply(ops::plan_gemm, {{problems, n}}, exec);
+  apply("moe experts", ops::plan_gemm, {{problems, n}}, exec);
 
   // 3. The weighted sum, on top of the shared expert's answer.
-  apply(ops::plan_combine, {.x = answers, .position = position, .weights = weights, .y = y, .accumulate = shared > 0},
-        exec);
+  apply("moe combine", ops::plan_combine,
+        {.x = answers, .position = position, .weights = weights, .y = y, .accumulate = shared > 0}, exec);
 }
 
 std::unique_ptr<Ffn> make_ffn(FfnKind kind, const ModelConfig& config) {

@@ -75,15 +75,15 @@ void KdaMixer::forward(const Pass& pass, std::span<const LayerState> states, Con
       {.x = x, .w = g_a_, .y = g},
       {.x = x, .w = b_proj_, .y = beta, .exact = true},
   };
-  apply(ops::plan_gemm, {from_x}, exec);
+  apply("kda projections", ops::plan_gemm, {from_x}, exec);
 
   // 2. The two low-rank gates go up again; the write strength is a sigmoid.
   const Tensor decay = scratch.tensor<float>({N, HD}), gate = scratch.tensor<float>({N, HD});
   const ops::GemmProblem up[] = {{.x = f, .w = f_b_, .y = decay}, {.x = g, .w = g_b_, .y = gate}};
-  apply(ops::plan_gemm, {up}, exec);
-  apply(ops::plan_sigmoid, {.x = beta, .y = beta}, exec);
+  apply("kda gates", ops::plan_gemm, {up}, exec);
+  apply("kda gates", ops::plan_sigmoid, {.x = beta, .y = beta}, exec);
   const Tensor log_decay = decay.reshaped({N, H, D});
-  apply(ops::plan_decay_gate,
+  apply("kda gates", ops::plan_decay_gate,
         {.z = log_decay,
          .a_log = a_log_,
          .dt_bias = dt_bias_.view().reshaped({H, D}),
@@ -101,14 +101,14 @@ void KdaMixer::forward(const Pass& pass, std::span<const LayerState> states, Con
     recurrent_state[b] = reinterpret_cast<float*>(state[kRecurrent]);
   }
   const Tensor qkv = scratch.tensor<float>({N, 3 * HD});
-  apply(ops::plan_short_conv,
+  apply("kda convolution", ops::plan_short_conv,
         {.x = projected, .weight = conv_, .seq_start = pass.seq_start, .state = conv_state, .y = qkv}, exec);
   const Tensor qk = qkv.columns(0, 2 * HD).reshaped({N, 2 * H, D});
-  apply(ops::plan_l2_norm, {.x = qk, .y = qk, .eps = kL2NormEps}, exec);
+  apply("kda convolution", ops::plan_l2_norm, {.x = qk, .y = qk, .eps = kL2NormEps}, exec);
 
   // 4. The recurrence.
   const Tensor out = scratch.tensor<float>({N, H, D});
-  apply(ops::plan_linear_attn,
+  apply("kda core", ops::plan_linear_attn,
         {.q = qkv.columns(0, HD).reshaped({N, H, D}),
          .k = qkv.columns(HD, 2 * HD).reshaped({N, H, D}),
          .v = qkv.columns(2 * HD, 3 * HD).reshaped({N, H, D}),
@@ -121,10 +121,10 @@ void KdaMixer::forward(const Pass& pass, std::span<const LayerState> states, Con
         exec);
 
   // 5. Per-head norm times sigmoid gate, and out.
-  apply(ops::plan_gated_norm,
+  apply("kda output", ops::plan_gated_norm,
         {.x = out, .gate = gate.reshaped({N, H, D}), .weight = o_norm_, .y = out, .eps = norm_eps_}, exec);
   const ops::GemmProblem down[] = {{.x = out.reshaped({N, HD}), .w = o_proj_, .y = y}};
-  apply(ops::plan_gemm, {down}, exec);
+  apply("kda output", ops::plan_gemm, {down}, exec);
 }
 
 }  // namespace linnet::model

@@ -38,18 +38,19 @@ void MlaMixer::forward(const Pass& pass, std::span<const LayerState> states, Con
   const Tensor q = scratch.tensor<float>({N, H * mla_.query_dim()});
   const Tensor row = scratch.tensor<float>({N, mla_.cache_dim()});
   const ops::GemmProblem from_x[] = {{.x = x, .w = q_proj_, .y = q}, {.x = x, .w = kv_a_, .y = row}};
-  apply(ops::plan_gemm, {from_x}, exec);
+  apply("mla projections", ops::plan_gemm, {from_x}, exec);
 
   // The latent is normed before it is cached; the shared key part is neither normed nor rotated.
   const Tensor latent = row.columns(0, R);
-  apply(ops::plan_rms_norm, {.x = latent, .weight = latent_norm_, .y = latent, .eps = latent_eps_}, exec);
+  apply("mla projections", ops::plan_rms_norm, {.x = latent, .weight = latent_norm_, .y = latent, .eps = latent_eps_},
+        exec);
   write_cache(pass, states, row);
 
   ops::MlaSequence* seqs = scratch.take<ops::MlaSequence>(B);
   for (int64_t b = 0; b < B; ++b)
     seqs[b] = {.cache = states[static_cast<size_t>(b)][0], .n_past = pass.n_past[static_cast<size_t>(b)]};
   const Tensor out = scratch.tensor<float>({N, H, mla_.value_dim});
-  apply(ops::plan_mla,
+  apply("mla attention", ops::plan_mla,
         {.q = q.reshaped({N, H, mla_.query_dim()}),
          .kv_b = kv_b_,
          .seq_start = pass.seq_start,
@@ -63,7 +64,7 @@ void MlaMixer::forward(const Pass& pass, std::span<const LayerState> states, Con
          .scale = 1 / std::sqrt(static_cast<float>(mla_.query_dim()))},
         exec);
   const ops::GemmProblem down[] = {{.x = out.reshaped({N, H * mla_.value_dim}), .w = o_proj_, .y = y}};
-  apply(ops::plan_gemm, {down}, exec);
+  apply("mla output", ops::plan_gemm, {down}, exec);
 }
 
 void MlaMixer::write_cache(const Pass& pass, std::span<const LayerState> states, ConstTensor rows) const {

@@ -11,7 +11,7 @@ class PlainResidual {
  public:
   PlainResidual(Tensor stream, const Exec& exec) : stream_(stream), exec_(exec) {}  // stream [N, C] f32: the embedding
   ConstTensor read() const { return stream_; }
-  void write(ConstTensor x) { apply(ops::plan_add, {.x = x, .y = stream_}, exec_); }
+  void write(ConstTensor x) { apply("residual", ops::plan_add, {.x = x, .y = stream_}, exec_); }
 
  private:
   Tensor stream_;
