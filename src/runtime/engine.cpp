@@ -11,28 +11,6 @@ namespace linnet::runtime {
 
 using model::LayerState;
 
-namespace {
-
-constexpr int64_t kMaxTokensPerPass = 2048;
-constexpr int64_t kHeadRows = 64;  // rows of logits computed at a time
-
-// f32 activations that one token keeps alive at the widest point of a layer; mirrors the temporaries of kda.cpp, mla.cpp and moe.cpp.
-int64_t activation_bytes_per_token(const model::ModelConfig& c) {
-  const int64_t kda = 9 * c.kda.heads * c.kda.head_dim;
-  const int64_t mla = c.mla.heads * (c.mla.query_dim() + c.mla.value_dim) + c.mla.cache_dim();
-  const int64_t moe =
-      c.moe.experts_per_token * (2 * c.moe.width + c.hidden) + 2 * c.moe.shared_experts * c.moe.width + c.moe.experts;
-  const int64_t packed = std::max({c.hidden, c.dense_width, c.kda.heads * c.kda.head_dim});
-  return static_cast<int64_t>(sizeof(float)) * (4 * c.hidden + std::max({kda, mla, moe, 2 * c.dense_width}) + packed);
-}
-
-int64_t default_tokens_per_pass(const model::ModelConfig& c) {
-  const int64_t chunk = ops::kLinearAttnChunk;
-  return std::clamp(kActivationBytes / activation_bytes_per_token(c) / chunk * chunk, chunk, kMaxTokensPerPass);
-}
-
-}  // namespace
-
 struct Engine::Piece {
   size_t request;
   int64_t first, count;  // tokens of the request
@@ -55,13 +33,20 @@ Engine::Engine(model::LoadedModel loaded, EngineOptions options)
 }
 
 void Engine::check_options() {
-  if (options_.context == 0) options_.context = config().context;
   if (options_.context < 0 || options_.context > config().context)
     throw InvalidArgument(cat("context: expected 1 to ", config().context,
                               " tokens (what the model was made for), got ", options_.context));
   if (options_.tokens_per_pass == 0) options_.tokens_per_pass = default_tokens_per_pass(config());
   if (options_.tokens_per_pass < 0)
     throw InvalidArgument(cat("tokens per pass: expected 1 or more, got ", options_.tokens_per_pass));
+  const MemoryPlan plan = memory_plan();
+  const size_t available = available_memory_bytes();
+  if (options_.context == 0) options_.context = fitting_context(plan, config().context, available);
+  require_memory(plan, options_.context, available);
+}
+
+MemoryPlan Engine::memory_plan() const {
+  return plan_memory(*loaded_.model, options_.tokens_per_pass);
 }
 
 void Engine::check(std::span<const Append> requests) const {
@@ -164,7 +149,7 @@ void Engine::deliver(std::span<const Append> requests, const std::vector<Piece>&
                      LogitsSink sink) {
   const int64_t L = hidden[0];
   if (L == 0) return;
-  const Tensor logits = workspace_.tensor<float>({std::min(L, kHeadRows), config().vocab_size});
+  const Tensor logits = workspace_.tensor<float>({std::min(L, kLogitRows), config().vocab_size});
   // Rows of hidden lie in the order of the pieces; walk both in step.
   int64_t row = 0, from = 0, to = 0;  // logits holds rows [from, to)
   for (const Piece& piece : pieces) {
@@ -174,7 +159,7 @@ void Engine::deliver(std::span<const Append> requests, const std::vector<Piece>&
     int64_t first = piece.first + piece.count - left;
     while (left > 0) {
       if (row == to) {
-        from = row, to = std::min(row + kHeadRows, L);
+        from = row, to = std::min(row + kLogitRows, L);
         loaded_.model->head(hidden.rows(from, to), logits.rows(0, to - from), Exec{pool_, workspace_});
       }
       const int64_t count = std::min(left, to - row);

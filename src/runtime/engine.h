@@ -9,18 +9,17 @@
 #include "core/exec.h"
 #include "core/function_ref.h"
 #include "model/load.h"
+#include "runtime/memory_plan.h"
 #include "runtime/state_slot.h"
 
 namespace linnet::runtime {
 
 struct EngineOptions {
-  int threads = 0;              // 0: one per core
-  int64_t context = 0;          // longest sequence accepted, tokens; 0: what the model was made for
+  int threads = 0;      // 0: one per core
+  int64_t context = 0;  // longest sequence accepted, tokens; 0: what the model was made for, or what memory holds
   int64_t tokens_per_pass = 0;  // 0: chosen so that a pass's activations stay within kActivationBytes
   model::LoadOptions load;
 };
-
-constexpr int64_t kActivationBytes = int64_t{96} << 20;
 
 enum class Want : uint8_t { nothing, last, all };  // which of the appended tokens' logits
 
@@ -38,7 +37,8 @@ using Progress = std::function<bool(int64_t done, int64_t total)>;
 
 class Engine {
  public:
-  // Loads a checkpoint folder. Throws FormatError, IoError, InvalidArgument, OutOfMemory.
+  // Loads a checkpoint folder. Throws FormatError, IoError, InvalidArgument; OutOfMemory when one sequence of the context does not
+  // fit beside the activations.
   Engine(const std::filesystem::path& dir, EngineOptions options);
   // Runs a model that is already there; options.load is not used.
   Engine(model::LoadedModel loaded, EngineOptions options);
@@ -47,6 +47,7 @@ class Engine {
   const model::LoadedModel& loaded() const { return loaded_; }
   int64_t context() const { return options_.context; }
   int64_t tokens_per_pass() const { return options_.tokens_per_pass; }
+  MemoryPlan memory_plan() const;
   ThreadPool& pool() { return pool_; }
 
   StateSlot new_slot() const { return StateSlot(loaded_.model->state_specs(), loaded_.identity); }

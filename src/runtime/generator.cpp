@@ -89,7 +89,7 @@ GenerateResult generate(Engine& engine, StateSlot& slot, const formats::Tokenize
   formats::StreamDecoder decoder(tokenizer,
                                  options.show_specials ? formats::SpecialText::shown : formats::SpecialText::hidden);
   StopMatcher matcher(options.stop_strings);
-  const auto emit = [&](const std::string& text) { return text.empty() || !sink || sink(text); };
+  const auto emit = [&](const std::string& text) { return !sink || sink(text); };
   bool open = true;  // false once the sink has said stop
   while (options.max_tokens != 0) {
     const int32_t token = sampler.sample(logits);

@@ -30,7 +30,8 @@ struct GenerateResult {
   double prompt_seconds = 0, decode_seconds = 0;  // decode: all steps after the first token was known
 };
 
-// Receives text as soon as it is certain (complete characters that cannot belong to a stop string); false cancels.
+// Receives text as soon as it is certain (complete characters that cannot belong to a stop string); false cancels. Called once for
+// each token but an end token, with empty text while nothing new is certain, and once more at the end.
 using TextSink = std::function<bool(std::string_view text)>;
 
 // Appends `prompt` to the slot and samples on from there. Afterwards the slot holds the prompt and result.tokens without their last
