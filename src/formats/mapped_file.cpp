@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -13,16 +14,18 @@
 namespace linnet::formats {
 namespace {
 
-// Advice for the pages that `part` touches, or (outwards = false) for those that it covers. The mapping's last page counts as
-// covered when the part reaches the end of the file.
+// Advice for the whole pages around (or, for giving back, inside) the part of `mapping` that `part` covers.
 void advise(std::span<const std::byte> mapping, std::span<const std::byte> part, int advice, bool outwards) noexcept {
   static const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  // For a part below the mapping this wraps to a huge offset, which is outside as well.
-  const size_t at = reinterpret_cast<uintptr_t>(part.data()) - reinterpret_cast<uintptr_t>(mapping.data());
-  if (at > mapping.size() || part.size() > mapping.size() - at) return;
-  const size_t behind = at + part.size();
-  const size_t begin = (outwards ? at : at + page - 1) / page * page;
-  const size_t end = (outwards || behind == mapping.size() ? behind + page - 1 : behind) / page * page;
+  if (mapping.empty() || part.empty()) return;
+  const auto base = reinterpret_cast<uintptr_t>(mapping.data());
+  const auto first = reinterpret_cast<uintptr_t>(part.data());
+  size_t begin = std::clamp(first, base, base + mapping.size()) - base;
+  size_t end = std::clamp(first + part.size(), base, base + mapping.size()) - base;
+  if (begin >= end) return;
+  const bool to_end = end == mapping.size();  // the last page is only partly file
+  begin = (outwards ? begin : begin + page - 1) / page * page;
+  end = (outwards || to_end ? end + page - 1 : end) / page * page;
   if (begin < end) madvise(const_cast<std::byte*>(mapping.data()) + begin, end - begin, advice);
 }
 

@@ -24,7 +24,7 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
   std::span<const std::byte> bytes() const { return bytes_; }
 
-  // Hints for a part of bytes(): read it ahead, or give its memory back (it stays readable). Other memory is left alone.
+  // Hints, for the pages of `part` that lie in this mapping: read them ahead, or give their memory back (they stay readable).
   void prefetch(std::span<const std::byte> part) const noexcept;
   void release(std::span<const std::byte> part) const noexcept;
 

@@ -1,0 +1,166 @@
+#include "cli/options.h"
+
+#include "cli/generate.h"
+#include "cli/inspect.h"
+#include "cli/logits.h"
+#include "cli/perplexity.h"
+#include "cli/synth.h"
+#include "cli/tokenize.h"
+#include "core/text.h"
+
+namespace linnet::cli {
+namespace {
+
+// A subcommand whose arguments live as long as the parser, and that runs `run` with them.
+template <class Args>
+CLI::App* add_command(CLI::App& app, Action& action, const char* name, const char* what, std::shared_ptr<Args>& args,
+                      int (*run)(const Args&)) {
+  args = std::make_shared<Args>();
+  CLI::App* command = app.add_subcommand(name, what);
+  command->callback([&action, args, run] { action = [args, run] { return run(*args); }; });
+  return command;
+}
+
+CLI::Option* add_model(CLI::App* c, std::filesystem::path& model, const char* what) {
+  return c->add_option("-m,--model", model, what)->required()->type_name("DIR");
+}
+
+void add_engine(CLI::App* c, EngineArgs& a) {
+  add_model(c, a.model, "checkpoint folder: config.json, safetensors, tiktoken.model");
+  c->add_option("-t,--threads", a.threads, "threads (default: one per physical core)");
+  c->add_option("-c,--context", a.context, "longest sequence, tokens (default: the model's, or what memory holds)");
+  c->add_option(
+      "--tokens-per-pass", a.tokens_per_pass,
+      "tokens that go through the model together (default: what fits in 96 MiB of activations, at most 2048)");
+  c->add_option("--latent", a.latent,
+                "type of the latent cache, f32 or bf16 (default: f32 for f32 weights, else bf16)");
+  c->add_option(
+      "--parity", a.parity,
+      "where public implementations differ, a list of: biased-router, latent-eps=X, double-round, bf16-decay; "
+      "remote = all four, as the published remote code (default: none, as vLLM and transformers 5.17)");
+}
+
+void add_sampling(CLI::App* c, SamplingArgs& a) {
+  c->add_option("-n,--max-tokens", a.max_tokens, "new tokens at most, -1: no limit (default: -1)");
+  c->add_option("--temperature", a.temperature, "0: always the most probable token (default: the model's, else 1)");
+  c->add_flag("--greedy", a.greedy, "the same as --temperature 0");
+  c->add_option("--top-k", a.top_k, "draw from the k most probable tokens, 0: all (default: the model's, else 0)");
+  c->add_option("--top-p", a.top_p, "draw from the fewest tokens with this probability (default: the model's, else 1)");
+  c->add_option("--min-p", a.min_p,
+                "drop tokens less probable than this share of the best one (default: the model's, else 0)");
+  c->add_option("--repetition-penalty", a.repetition_penalty,
+                "divide positive logits of seen tokens by this, multiply negative (default: the model's, else 1)");
+  c->add_option("--presence-penalty", a.presence_penalty, "lower logits of seen tokens by this (default: 0)");
+  c->add_option("--frequency-penalty", a.frequency_penalty, "and by this for each time seen (default: 0)");
+  c->add_option("--penalty-window", a.penalty_window, "latest tokens that count as seen, 0: all (default: 0)");
+  c->add_option("--seed", a.seed,
+                "of the random draws; same seed, same text (default: a fresh one, told with the timing)");
+  c->add_option("--stop", a.stops, "end before this text; may be repeated")->take_all()->expected(1);
+  c->add_option("--logit-bias", a.logit_bias, "ID=VALUE added to a token's logit, -inf forbids it; may be repeated")
+      ->take_all()
+      ->expected(1)
+      ->type_name("ID=VALUE");
+  c->add_flag("--ignore-eos", a.ignore_eos, "go on after end tokens");
+  c->add_flag("--show-specials", a.show_specials, "write the names of control tokens into the text");
+}
+
+void add_text(CLI::App* c, TextSource& source, const char* long_name, const char* what) {
+  auto* text = c->add_option(cat("-p,--", long_name), source.text, cat(what, "; text"));
+  c->add_option(cat("--", long_name, "-file"), source.file,
+                cat(what, "; a file, - for stdin (default: stdin, unless it is a terminal)"))
+      ->type_name("FILE")
+      ->excludes(text);
+}
+
+void add_generate(CLI::App& app, Action& action) {
+  std::shared_ptr<GenerateArgs> a;
+  CLI::App* c = add_command(app, action, "generate", "Continue a prompt", a, run_generate);
+  add_engine(c, a->engine);
+  add_text(c, a->prompt, "prompt", "what to continue, every byte of it");
+  c->add_flag("--parse-specials", a->parse_specials,
+              "names of control tokens in the prompt are control tokens (default: they are text)");
+  c->add_flag("--bos", a->bos, "begin with the BOS token");
+  add_sampling(c, a->sampling);
+  c->add_flag("--json", a->json, "print one JSON object at the end: text, tokens, finish, seed, timing");
+  c->add_flag("-q,--quiet", a->quiet, "no timing on stderr");
+  c->footer(
+      "stdout carries the generated text and nothing else (a line end follows on a terminal). Ctrl-C ends with status "
+      "130.");
+}
+
+void add_tokenize(CLI::App& app, Action& action) {
+  std::shared_ptr<TokenizeArgs> a;
+  CLI::App* c = add_command(app, action, "tokenize", "Turn text into token ids, and back", a, run_tokenize);
+  add_model(c, a->model, "folder with the tokenizer's files (tiktoken.model)");
+  add_text(c, a->input, "prompt", "what to tokenize");
+  CLI::Option* jsonl =
+      c->add_flag("--jsonl", a->jsonl, "stdin: lines {\"text\": ...}; stdout: an array of ids for each");
+  c->add_flag("--decode", a->decode, "the input is ids, the output their text")->excludes(jsonl);
+  c->add_flag("--parse-specials", a->parse_specials, "names of control tokens are control tokens (default: text)");
+  c->add_flag("--count", a->count, "print only how many tokens");
+  c->add_flag("--show", a->show, "print a line for each token: its id and its bytes")->excludes(jsonl);
+}
+
+void add_inspect(CLI::App& app, Action& action) {
+  std::shared_ptr<InspectArgs> a;
+  CLI::App* c =
+      add_command(app, action, "inspect", "Show architecture, parameters and memory of a model", a, run_inspect);
+  add_model(c, a->model, "checkpoint folder, or a config.json without weights");
+  c->add_option("-c,--context", a->context, "tokens of the memory table (default: the model's)");
+  c->add_option("--tokens-per-pass", a->tokens_per_pass, "tokens a pass of the memory table (default: the engine's)");
+  c->add_flag("--tensors", a->tensors, "list every tensor: name, shape, type, file");
+  c->add_flag("--check", a->check, "read all weights and look for NaN and infinity");
+  c->add_flag("--json", a->json, "print one JSON object");
+}
+
+void add_logits(CLI::App& app, Action& action) {
+  std::shared_ptr<LogitsArgs> a;
+  CLI::App* c =
+      add_command(app, action, "logits", "Write the logits of given tokens, to compare engines", a, run_logits);
+  add_engine(c, a->engine);
+  c->add_option("--ids", a->ids, "safetensors file with input_ids [B, T], int32 or int64")
+      ->required()
+      ->type_name("FILE");
+  c->add_option("--out", a->out, "safetensors file to write: logits [B, T, V] float32")->required()->type_name("FILE");
+  c->add_flag("--hidden", a->hidden, "also write hidden.0 .. hidden.n [B, T, C]: embedding, then after each layer");
+}
+
+void add_perplexity(CLI::App& app, Action& action) {
+  std::shared_ptr<PerplexityArgs> a;
+  CLI::App* c = add_command(app, action, "perplexity", "Measure how well a model predicts text", a, run_perplexity);
+  add_engine(c, a->engine);
+  c->add_option("FILES", a->files, "text files, each a document; - for stdin")->type_name("");
+  c->add_option("--ids", a->ids, "instead: safetensors file with input_ids [B, T], each row a document")
+      ->type_name("FILE");
+  c->add_option("--stride", a->stride, "tokens between the beginnings of windows (default: the context)");
+  c->add_flag("--bos", a->bos, "begin each document with the BOS token");
+  c->add_flag("--json", a->json, "print one JSON object");
+}
+
+void add_synth(CLI::App& app, Action& action) {
+  std::shared_ptr<SynthArgs> a;
+  CLI::App* c =
+      add_command(app, action, "synth", "Write a random checkpoint with published tensor names", a, run_synth);
+  c->add_option("--config", a->config, "config.json to follow (examples/configs has some)")
+      ->required()
+      ->type_name("FILE");
+  c->add_option("-o,--out", a->out, "folder to write, new or empty")->required()->type_name("DIR");
+  c->add_option("--layers", a->layers, "only the first N layers (default: all)");
+  c->add_option("--seed", a->seed, "same seed and config, same files (default: 0)");
+  c->add_option("--dtype", a->dtype, "bf16, f16 or f32 (default: as the config says)");
+  c->add_option("--max-shard-bytes", a->max_shard_bytes, "size of one safetensors file (default: 5000000000)");
+  c->add_option("-t,--threads", a->threads, "threads (default: one per physical core)");
+}
+
+}  // namespace
+
+void declare_commands(CLI::App& app, Action& action) {
+  add_generate(app, action);
+  add_inspect(app, action);
+  add_tokenize(app, action);
+  add_perplexity(app, action);
+  add_synth(app, action);
+  add_logits(app, action);
+}
+
+}  // namespace linnet::cli

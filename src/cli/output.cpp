@@ -1,0 +1,38 @@
+#include "cli/output.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <string>
+
+#include "formats/posix_file.h"
+
+namespace linnet::cli {
+
+void print(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = write(STDOUT_FILENO, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EPIPE) throw OutputClosed();
+    if (n < 0) formats::throw_io_error("stdout", "cannot write", errno);
+    text.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+void note(std::string_view line) {
+  std::string text(line);
+  text += '\n';
+  std::string_view left = text;
+  while (!left.empty()) {
+    const ssize_t n = write(STDERR_FILENO, left.data(), left.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return;  // nowhere left to say so
+    left.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+bool stdin_is_terminal() { return isatty(STDIN_FILENO) == 1; }
+bool stdout_is_terminal() { return isatty(STDOUT_FILENO) == 1; }
+bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }
+
+}  // namespace linnet::cli
