@@ -13,7 +13,8 @@ namespace linnet::formats {
 // those of an uncut text only there. A byte that is part of no well-formed character counts as one character, not white space.
 void for_each_slice(std::string_view text, FunctionRef<void(std::string_view)> slice);
 
-// The pre-tokeniser pattern, compiled. Threads may share one.
+// The pre-tokeniser pattern, compiled. Threads may share one. Characters are classed by PCRE2's Unicode version (14 in PCRE2
+// 10.42): what a later version assigns is a symbol here, and U+0295, which 16 moved from Ll to Lo, is lower case.
 class PreTokenizer {
  public:
   PreTokenizer();
