@@ -4,6 +4,7 @@
   - a path in backticks or in a link exists (`<op>` and `*` stand for anything, `ops/gemm/gemm.h` is looked for in src/ too);
   - a command in backticks or in a block of shell lines exists, and so do its flags (in `linnet COMMAND --help`);
   - an environment variable LINNET_... is read somewhere, a CMake preset is one;
+  - a document that a comment of a source file points to exists;
   - a block of shell lines after the comment <!-- run --> runs: all of a document's in one new folder, in order;
   - no tracked file names a place of the machine that it was written on, README.md has at most 150 lines.
 
@@ -117,7 +118,7 @@ def check_variables(text, tree):
 def check_span(span, folder, tree):
     """Findings in one `span` of code in running text."""
     words = span.split()
-    if words[0] in ('./linnet', 'linnet', 'cmake') or words[0].startswith(('tools/', '.ci/')):
+    if words[0] in ('./linnet', 'linnet', 'cmake') or re.match(r'(tools|\.ci)/\w', words[0]):
         return check_command(span, tree)
     if len(words) > 1:
         return []
@@ -162,18 +163,25 @@ def check_machine_paths(path, text):
             for number, line in enumerate(text.splitlines(), 1) if MACHINE_PATH.search(line)]
 
 
+def check_references(path, text, tree):
+    """Documents that the comments of a source file point to."""
+    return [f'{path}:{number}: {name}: no such document' for number, line in enumerate(text.splitlines(), 1)
+            for name in re.findall(r'(?<![\w/])(?:docs|src|tests|bench)/[\w/.-]+\.md\b', line) if name not in tree.files]
+
+
 def run_blocks(text):
     return re.findall(r'<!-- run -->\s*```sh\n(.*?)```', text, re.DOTALL)
 
 
-def run_document(path, text, launcher):
-    """Runs the marked blocks of one document; ./linnet is the launcher."""
+def run_document(path, text, root):
+    """Runs the marked blocks of one document in a new folder that looks like the tree: what they write stays out of it."""
     blocks = run_blocks(text)
     if not blocks:
         return []
     script = 'set -euo pipefail\n' + '\n'.join(blocks)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / 'linnet').symlink_to(launcher)
+        for entry in root.iterdir():
+            (Path(folder) / entry.name).symlink_to(entry)
         result = subprocess.run(['bash', '-c', script], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
                                 text=True, errors='replace', timeout=RUN_SECONDS)
     if result.returncode == 0:
@@ -212,10 +220,12 @@ def check_tree(program):
     sources = {f: text for f, text in texts.items() if not f.endswith('.md')}
     tree = Tree(files, program_help(program), sources)
     findings = [f for path, text in texts.items() for f in check_machine_paths(path, text)]
+    findings += [f for path, text in sources.items() if not path.startswith('tools/')
+                 for f in check_references(path, text, tree)]
     documents = {path: text for path, text in texts.items() if is_document(path)}
     for path, text in sorted(documents.items()):
         findings += check_document(path, text, tree)
-        findings += run_document(path, text, ROOT / 'linnet')
+        findings += run_document(path, text, ROOT)
     print('\n'.join(findings + [f'check_docs: {len(documents)} documents, {len(findings)} findings']))
     return 1 if findings or 'README.md' not in documents else 0
 
@@ -261,13 +271,14 @@ def self_test():
     for place in ('/work', '/root', '/home/me', '/tmp/wt'):
         if len(check_machine_paths('x.cpp', f'// see {place}/notes')) != 1:
             failures.append(f'{place}: expected a finding')
+    if len(check_references('x.cpp', '// see docs/a.md and docs/b.md', tree)) != 1:
+        failures.append('docs/b.md in a comment: expected a finding')
     if check_machine_paths('x.cpp', '// "${dir}/work/x", see/root/cause, build/work/'):
         failures.append('relative paths: expected no finding')
-    with tempfile.NamedTemporaryFile() as nothing:
-        for command, status in (('true', 0), ('false', 1), ('false | true', 1)):
-            text = f'<!-- run -->\n```sh\n{command}\n```\n'
-            if len(run_document('README.md', text, nothing.name)) != status:
-                failures.append(f'marked block {command!r}: expected {status} findings')
+    for command, status in (('test -e linnet', 0), ('false', 1), ('false | true', 1)):
+        text = f'<!-- run -->\n```sh\n{command}\n```\n'
+        if len(run_document('README.md', text, ROOT)) != status:
+            failures.append(f'marked block {command!r}: expected {status} findings')
     print('\n'.join(failures) or f'check_docs: {len(PLANTED)} planted mistakes found')
     return 1 if failures else 0
 

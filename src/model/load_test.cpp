@@ -6,62 +6,18 @@
 #include <limits>
 
 #include "core/errors.h"
-#include "formats/checkpoint_writer.h"
 #include "formats/file_test_support.h"
+#include "model/checkpoint_test_support.h"
 #include "model/load.h"
 #include "support/owned_tensor.h"
 
 namespace linnet::model {
 namespace {
 
-using formats::Checkpoint;
-using formats::CheckpointWriter;
 using formats::ScratchFolder;
 using formats::TensorSpec;
 using testing::AllOf;
 using testing::HasSubstr;
-
-const std::filesystem::path kFolder = std::filesystem::path(LINNET_SOURCE_DIR) / "tests/data/tiny-fp32";
-
-struct Edit {
-  std::string drop;                         // leave this tensor out
-  std::vector<TensorSpec> add;              // zeros of these
-  std::function<void(TensorSpec&)> change;  // of each spec; the data is cut or zero-extended to it
-  std::function<void(const std::string&, std::vector<std::byte>&)> data;
-  DType convert = DType::f32;  // of every matrix
-  uint64_t max_shard_bytes = UINT64_MAX;
-};
-
-void write_edited(const std::filesystem::path& folder, const Edit& edit) {
-  const Checkpoint from = Checkpoint::open(kFolder);
-  std::vector<TensorSpec> specs;
-  for (const std::string& name : from.names()) {
-    if (name == edit.drop) continue;
-    const ConstTensor t = *from.find(name);
-    TensorSpec spec{name, t.rank == 2 ? edit.convert : t.dtype, {t.dims().begin(), t.dims().end()}};
-    if (edit.change) edit.change(spec);
-    specs.push_back(spec);
-  }
-  specs.insert(specs.end(), edit.add.begin(), edit.add.end());
-  CheckpointWriter writer(folder, specs, edit.max_shard_bytes);
-  for (const TensorSpec& spec : specs) {
-    std::vector<std::byte> bytes(static_cast<size_t>(*formats::bytes_of(spec.dtype, spec.shape)));
-    if (const std::optional<ConstTensor> t = from.find(spec.name)) {
-      const size_t n =
-          std::min(bytes.size() / static_cast<size_t>(size_of(spec.dtype)), static_cast<size_t>(t->elements()));
-      for (size_t i = 0; i < n; ++i) {
-        const float x = t->as<float>()[i];
-        if (spec.dtype == DType::f32) std::memcpy(&bytes[i * 4], &x, 4);
-        if (spec.dtype == DType::bf16) reinterpret_cast<bf16*>(bytes.data())[i] = to_bf16(x);
-        if (spec.dtype == DType::f16) reinterpret_cast<f16*>(bytes.data())[i] = to_f16(x);
-      }
-    }
-    if (edit.data) edit.data(spec.name, bytes);
-    writer.append(spec.name, bytes);
-  }
-  writer.commit();
-  std::filesystem::copy_file(kFolder / "config.json", folder / "config.json");
-}
 
 LoadedModel load(const std::filesystem::path& folder) {
   ThreadPool pool(2);
@@ -137,11 +93,11 @@ TEST(load, identity_tells_weights_and_architectures_apart) {
   write_edited(folder / "other", {.data = [](const std::string& name, std::vector<std::byte>& bytes) {
                  if (name == "model.norm.weight") poke(bytes, 32, 0.5f);
                }});
-  const std::string identity = load(kFolder).identity;
+  const std::string identity = load(kGoldenFolder).identity;
   EXPECT_EQ(load(folder / "same").identity, identity);
   EXPECT_NE(load(folder / "other").identity, identity);
   ThreadPool pool(1);
-  EXPECT_NE(load_model(kFolder, {.cache_dtype = DType::bf16}, pool).identity, identity);
+  EXPECT_NE(load_model(kGoldenFolder, {.cache_dtype = DType::bf16}, pool).identity, identity);
 }
 
 TEST(load, a_folder_without_a_model) {

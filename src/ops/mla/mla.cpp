@@ -28,11 +28,11 @@ void run(const MlaArgs& a, const Exec& exec) noexcept {
     const int64_t n_new = start[b + 1] - start[b];
     if (n_new == 0 || way == Way::absorbed) continue;
     if (way == Way::cheaper && absorbed_is_cheaper(a, a.seqs[b].n_past, n_new)) continue;
-    mla_absorbed_simd(a, absorbed_from, start[b], exec);
-    mla_expanded_simd(a, b, exec);
+    mla_absorbed(a, absorbed_from, start[b], exec);
+    mla_expanded(a, b, exec);
     absorbed_from = start[b + 1];
   }
-  mla_absorbed_simd(a, absorbed_from, a.q[0], exec);
+  mla_absorbed(a, absorbed_from, a.q[0], exec);
 }
 
 size_t either_workspace(const MlaArgs& a, int n_threads) {

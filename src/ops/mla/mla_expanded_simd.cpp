@@ -12,7 +12,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "ops/mla/mla_kernels-inl.h"
+#include "ops/mla/mla_softmax-inl.h"
 
 #ifndef LINNET_OPS_MLA_EXPANDED_SHARED  // what the targets share, once
 #define LINNET_OPS_MLA_EXPANDED_SHARED
@@ -108,7 +108,7 @@ void pass_block(const MlaSpan& s, int64_t h, int64_t query, int64_t key, const S
     sum_rows<float>({softmax.rows - first, kPanel, s.key_width(), q, a.q.row_stride, key_panel(s, h, key + j), kPanel,
                      softmax.score + first * kMlaBlock + j, kMlaBlock, nullptr});
   softmax_block(softmax, a.scale);
-  gather_values(softmax, s.v + (h * kSpan + key) * a.Dv, a.Dv, a.Dv, y, a.Dv);
+  gather_values<float>(softmax, {s.v + (h * kSpan + key) * a.Dv, a.Dv, a.Dv, 0}, y, a.Dv);
 }
 
 // Queries [query, query + rows) of the call, head h, over the span.
@@ -212,7 +212,7 @@ size_t mla_expanded_workspace(const MlaArgs& a, int n_threads) {
          float_bytes(n_threads * s.scratch_floats()) + float_bytes(kSpan * a.R);
 }
 
-void mla_expanded_simd(const MlaArgs& a, int64_t b, const Exec& exec) noexcept {
+void mla_expanded(const MlaArgs& a, int64_t b, const Exec& exec) noexcept {
   Workspace::Scope scope(exec.workspace);
   MlaSpan s = take_span(a, b, exec);
   const int64_t n_keys = s.n_past + s.n_new;

@@ -1,6 +1,6 @@
-// The two register-tiled f32 products that attention is made of, and the softmax between them. Included once per Highway target:
-// the guard toggles. Every element of a result is one chain of multiply-adds in the order of k, whatever tile it falls into: rows and
-// columns of a call can be regrouped without changing a bit.
+// The two register-tiled f32 products that attention is made of. Included once per Highway target: the guard toggles.
+// Every element of a result is one chain of multiply-adds in the order of k, whatever tile it falls into: rows and columns of a call can
+// be regrouped without changing a bit.
 #if defined(LINNET_OPS_MLA_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LINNET_OPS_MLA_KERNELS_INL_H_
 #undef LINNET_OPS_MLA_KERNELS_INL_H_
@@ -9,11 +9,10 @@
 #endif
 
 #include <algorithm>
-#include <limits>
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
-#include "ops/activation/activation-inl.h"
 #include "ops/lanes-inl.h"
 #include "ops/mla/mla_simd.h"
 
@@ -43,6 +42,7 @@ struct SumRows {
   float* c;  // [m, n]
   int64_t ldc;
   const float* c_scale;  // [m], or null: c is only written
+  int64_t ahead = 0;     // from a row of b to the one that a coming call reads at its place: fetched along the way
 };
 
 template <int kRows, int kVectors, class T>
@@ -58,7 +58,10 @@ HWY_INLINE void sum_rows_tile(const SumRows<T>& p, int64_t row, int64_t column) 
           p.c_scale ? hn::Mul(hn::Set(d, p.c_scale[row + i]), hn::LoadU(d, c + i * p.ldc + v * kLanes)) : hn::Zero(d);
   for (int64_t k = 0; k < p.k; ++k, b += p.ldb) {
     Vec bk[kVectors];
-    for (int v = 0; v < kVectors; ++v) bk[v] = load_f32(d, b + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) {
+      bk[v] = load_f32(d, b + v * kLanes);
+      hwy::Prefetch(b + p.ahead + v * kLanes);
+    }
     for (int i = 0; i < kRows; ++i) {
       const Vec ai = hn::Set(d, a[i * p.lda + k]);
       for (int v = 0; v < kVectors; ++v) sum[i][v] = hn::MulAdd(ai, bk[v], sum[i][v]);
@@ -99,6 +102,15 @@ void sum_rows(const SumRows<T>& p) {
   for (; row < p.m; ++row) sum_rows_band<1>(p, row);
 }
 
+// g++ 12 repeats a load as the memory operand of every multiply-add that uses it: 27 loads for 24 multiply-adds in dot_rows_tile, more
+// than two a cycle. The empty statement hides where the value came from; no other compiler needs it.
+HWY_INLINE Vec in_register(Vec v) {
+#if defined(__GNUC__) && !defined(__clang__) && HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
+  asm("" : "+v"(v.raw));
+#endif
+  return v;
+}
+
 // dot_rows: c[i, j] = sum_k a[i, k] b[j, k]      b [n, k], vectors along k, lanes added at the end
 template <class T>
 struct DotRows {
@@ -110,6 +122,27 @@ struct DotRows {
   float* c;  // element (i, j) at c + i * row_stride + j * column_stride
   int64_t row_stride, column_stride;
 };
+
+// to[0..3] = the sums of the lanes of four vectors; to holds a vector. Each is the same tree: within blocks of four lanes, then over the blocks.
+HWY_INLINE void store_sums(Vec v0, Vec v1, Vec v2, Vec v3, float* to) {
+#if HWY_TARGET == HWY_SCALAR
+  to[0] = hn::GetLane(v0), to[1] = hn::GetLane(v1), to[2] = hn::GetLane(v2), to[3] = hn::GetLane(v3);
+#else
+  const Tag d;
+  const hn::RepartitionToWide<Tag> d64;  // two lanes move as one
+  const auto s01 = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, v0, v1), hn::InterleaveUpper(d, v0, v1)));
+  const auto s23 = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, v2, v3), hn::InterleaveUpper(d, v2, v3)));
+  Vec sum =
+      hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, s01, s23)), hn::BitCast(d, hn::InterleaveUpper(d64, s01, s23)));
+#if HWY_MAX_BYTES >= 64
+  sum = hn::Add(sum, hn::ConcatLowerUpper(d, sum, sum));
+#endif
+#if HWY_MAX_BYTES >= 32
+  sum = hn::Add(sum, hn::SwapAdjacentBlocks(sum));
+#endif
+  hn::Store(sum, d, to);
+#endif
+}
 
 template <int kRows, int kColumns, class T>
 HWY_INLINE void dot_rows_tile(const DotRows<T>& p, int64_t row, int64_t column) {
@@ -124,7 +157,7 @@ HWY_INLINE void dot_rows_tile(const DotRows<T>& p, int64_t row, int64_t column) 
     Vec bk[kColumns];
     for (int j = 0; j < kColumns; ++j) bk[j] = load_f32(d, b + j * p.ldb + k);
     for (int i = 0; i < kRows; ++i) {
-      const Vec ai = hn::LoadU(d, a + i * p.lda + k);
+      const Vec ai = in_register(hn::LoadU(d, a + i * p.lda + k));
       for (int j = 0; j < kColumns; ++j) sum[i][j] = hn::MulAdd(ai, bk[j], sum[i][j]);
     }
   }
@@ -133,9 +166,14 @@ HWY_INLINE void dot_rows_tile(const DotRows<T>& p, int64_t row, int64_t column) 
       const Vec bk = load_f32_n(d, b + j * p.ldb + k, p.k - k);
       for (int i = 0; i < kRows; ++i) sum[i][j] = hn::MulAdd(load_f32_n(d, a + i * p.lda + k, p.k - k), bk, sum[i][j]);
     }
-  for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kColumns; ++j)
-      p.c[(row + i) * p.row_stride + (column + j) * p.column_stride] = hn::GetLane(hn::SumOfLanes(d, sum[i][j]));
+  for (int j = 0; j < kColumns; ++j)
+    for (int i = 0; i < kRows; i += 4) {
+      const auto row_sum = [&](int n) -> const Vec& { return sum[std::min(i + n, kRows - 1)][j]; };
+      alignas(64) float c[16];
+      store_sums(row_sum(0), row_sum(1), row_sum(2), row_sum(3), c);
+      for (int n = 0; n < std::min(4, kRows - i); ++n)
+        p.c[(row + i + n) * p.row_stride + (column + j) * p.column_stride] = c[n];
+    }
 }
 
 template <int kRows, class T>
@@ -153,70 +191,6 @@ void dot_rows(const DotRows<T>& p) {
   if (row + 4 <= p.m) dot_rows_band<4>(p, row), row += 4;
   if (row + 2 <= p.m) dot_rows_band<2>(p, row), row += 2;
   for (; row < p.m; ++row) dot_rows_band<1>(p, row);
-}
-
-// The online softmax of some rows. After each block of keys: max is the largest scaled score so far, sum the total of
-// exp(score - max), and what was gathered before must be multiplied by factor.
-struct SoftmaxRows {
-  int64_t rows;
-  int64_t* limit;             // [rows] keys of the block that each row sees, 0 to kMlaBlock, ascending
-  float* score;               // [rows, kMlaBlock]
-  float *max, *sum, *factor;  // [rows]
-};
-
-// score: products in, probabilities out, relative to the new max; columns at and past a row's limit are neither read nor meant.
-inline void softmax_block(const SoftmaxRows& s, float scale) {
-  const Tag d;
-  const Vec lowest = hn::Set(d, -std::numeric_limits<float>::infinity()), vscale = hn::Set(d, scale);
-  for (int64_t i = 0; i < s.rows; ++i) {
-    float* score = s.score + i * kMlaBlock;
-    Vec top = lowest;
-    for (int64_t j = 0; j < s.limit[i]; j += kLanes) {
-      const Vec scaled = hn::Mul(hn::Load(d, score + j), vscale);
-      hn::Store(scaled, d, score + j);
-      const auto seen = hn::FirstN(d, static_cast<size_t>(std::min(kLanes, s.limit[i] - j)));
-      top = hn::Max(top, hn::IfThenElse(seen, scaled, lowest));
-    }
-    s.factor[i] = s.max[i];
-    s.max[i] = std::max(s.max[i], hn::GetLane(hn::MaxOfLanes(d, top)));
-  }
-  map_f32(
-      s.rows, s.factor,
-      [&](auto before, auto now)
-          HWY_ATTR { return hn::IfThenElse(hn::Eq(before, now), hn::Set(d, 1.0f), exp_f32(d, hn::Sub(before, now))); },
-      static_cast<const float*>(s.factor), static_cast<const float*>(s.max));
-  for (int64_t i = 0; i < s.rows; ++i) {
-    float* score = s.score + i * kMlaBlock;
-    const Vec max = hn::Set(d, s.max[i]);
-    Vec total = hn::Zero(d);
-    for (int64_t j = 0; j < s.limit[i]; j += kLanes) {
-      const auto seen = hn::FirstN(d, static_cast<size_t>(std::min(kLanes, s.limit[i] - j)));
-      const Vec p = hn::IfThenElseZero(seen, exp_f32(d, hn::Sub(hn::Load(d, score + j), max)));
-      hn::Store(p, d, score + j);
-      total = hn::Add(total, p);
-    }
-    s.sum[i] = s.sum[i] * s.factor[i] + hn::GetLane(hn::SumOfLanes(d, total));
-  }
-}
-
-// c[i, :] = factor[i] c[i, :] + sum over the keys j < limit[i] of score[i, j] values[j, :]. A row's own limit ends its sum, so a key
-// that a row must not see does not touch it, not even as 0 * NaN: rows of a band share the keys that all of them see, and each
-// goes on alone from there, in the same order of j.
-template <class T>
-void gather_values(const SoftmaxRows& s, const T* values, int64_t stride, int64_t n, float* c, int64_t ldc) {
-  constexpr float kOne = 1;
-  int64_t row = 0;
-  while (row < s.rows && s.limit[row] == 0) ++row;
-  for (int64_t m; row < s.rows; row += m) {
-    m = std::min<int64_t>(kSumRows, s.rows - row);
-    const int64_t shared = s.limit[row];
-    sum_rows<T>(
-        {m, n, shared, s.score + row * kMlaBlock, kMlaBlock, values, stride, c + row * ldc, ldc, s.factor + row});
-    for (int64_t i = row; i < row + m; ++i)
-      if (s.limit[i] > shared)
-        sum_rows<T>({1, n, s.limit[i] - shared, s.score + i * kMlaBlock + shared, kMlaBlock, values + shared * stride,
-                     stride, c + i * ldc, ldc, &kOne});
-  }
 }
 
 }  // namespace

@@ -17,11 +17,11 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple -
 constexpr size_t float_bytes(int64_t n) { return aligned_size(static_cast<size_t>(n) * sizeof(float)); }
 
 // Tokens [begin, end) of the packed call: whole or partial sequences, all to be done the absorbed way.
-void mla_absorbed_simd(const MlaArgs& args, int64_t begin, int64_t end, const Exec& exec) noexcept;
+void mla_absorbed(const MlaArgs& args, int64_t begin, int64_t end, const Exec& exec) noexcept;
 size_t mla_absorbed_workspace(const MlaArgs& args, int n_threads);
 
 // All tokens of sequence b.
-void mla_expanded_simd(const MlaArgs& args, int64_t b, const Exec& exec) noexcept;
+void mla_expanded(const MlaArgs& args, int64_t b, const Exec& exec) noexcept;
 size_t mla_expanded_workspace(const MlaArgs& args, int n_threads);
 
 }  // namespace linnet::ops
