@@ -19,26 +19,28 @@ struct GemmProblem {
   bool exact = false;        // keep x in f32 whatever the path (router logits, beta): never round it to bf16
 };
 
-// A batch of independent products, run as one parallel region: the projections of one input, or the experts of one layer.
-// Neighbours in the list with the same x and rows share its packing. Products with M == 0 are allowed and do nothing (x, w, y may
-// then be absent memory). y must not overlap another problem's y or x.
+// A batch of independent products, run as one parallel region: the projections of one input, or the experts of one
+// layer. Neighbours in the list with the same x and rows share its packing. Products with M == 0 are allowed and do
+// nothing (x, w, y may then be absent memory). y must not overlap another problem's y or x.
 //
-// Accumulation is f32, along k in ascending order for each y(m, n) within a variant; so y(m, n) does not depend on M, on the other
-// problems or on the thread count, except that a problem with few rows (M <= kGemvRows) runs on the dot-product kernel, whose
-// order differs. The bf16 paths (avx512_bf16, amx) round x to bf16 (nearest even) and take subnormal numbers for zero in the
-// products that run on tiles: bf16 w, M > kGemvRows, neither exact nor in_out. Everything else widens w to f32.
+// Accumulation is f32, along k in ascending order for each y(m, n) within a variant; so y(m, n) does not depend on M,
+// on the other problems or on the thread count, except that a problem with few rows (M <= kGemvRows) runs on the
+// dot-product kernel, whose order differs. The bf16 paths (avx512_bf16, amx) round x to bf16 (nearest even) and take
+// subnormal numbers for zero in the products that run on tiles: bf16 w, M > kGemvRows, neither exact nor in_out.
+// Everything else widens w to f32.
 struct GemmArgs {
   std::span<const GemmProblem> problems;
 };
 
 constexpr int64_t kGemvRows = 8;
 
-// Throws InvalidArgument naming the problem and the tensor. Planning is cheap; a plan holds for any batch whose workspace fits.
+// Throws InvalidArgument naming the problem and the tensor. Planning is cheap; a plan holds for any batch whose
+// workspace fits.
 Plan<GemmArgs> plan_gemm(const GemmArgs& args, Isa isa = active_isa());
 std::span<const Variant<GemmArgs>> gemm_variants();
 
-// Scratch bytes that suffice for any batch of products whose widths are at most k and whose rows, counted once for neighbours
-// that share them, are at most `rows`. Most of it is address space: a batch touches what it packs.
+// Scratch bytes that suffice for any batch of products whose widths are at most k and whose rows, counted once for
+// neighbours that share them, are at most `rows`. Most of it is address space: a batch touches what it packs.
 size_t gemm_workspace_bytes(int64_t rows, int64_t k, int n_threads);
 
 // The definition: plain loops, accumulation in double.

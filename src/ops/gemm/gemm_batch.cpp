@@ -1,4 +1,5 @@
-// A batch of products as one list of tasks: which kernel each problem takes, packing of x, tiles, and the scratch they need.
+// A batch of products as one list of tasks: which kernel each problem takes, packing of x, tiles, and the scratch they
+// need.
 #include <algorithm>
 #include <new>
 
@@ -18,35 +19,37 @@ Path path_of(const GemmProblem& p, const Kernels& kernels) {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A strip is as much of w as passes in a few microseconds: long enough for the streams, short enough to balance threads.
-constexpr int64_t kStripBytes = 64 << 10;
-constexpr int64_t kStripStep = 64;  // in columns of an in_out strip: whole cache lines of every dtype
+// How finely a batch is cut. The largest tasks run fastest: long streams of weights, much reuse of a tile's rows. A
+// batch too small to give every thread several of them is cut finer.
+struct Grain {
+  int64_t strip_bytes = 256 << 10;  // of weights
+  int64_t tile_rows = kTileRows;
+  int64_t tile_panels = kTilePanels;
+};
+constexpr int64_t kTasksPerThread = 8;
+constexpr int64_t kLeastStripBytes = 32 << 10;
+constexpr int64_t kStripColumns = 64;  // in_out strips are multiples of this: whole cache lines of every dtype
 
-// How one problem is cut into tasks: `across` blocks of x rows by `along` blocks of w rows (columns when in_out).
+// One problem's tasks: `across` blocks of m_step x rows by `along` blocks of n_step w rows (columns when in_out).
 struct Cut {
   int64_t m_step = 1, n_step = 1;
   int64_t across = 0, along = 0;
   int64_t tasks() const { return across * along; }
 };
 
-Cut cut_of(const GemmProblem& p, Path path) {
+Cut cut_of(const GemmProblem& p, Path path, const Kernels& kernels, const Grain& grain) {
   const int64_t M = p.y[0], N = p.y[1], row_bytes = std::max<int64_t>(p.x[1] * size_of(p.w.dtype), 1);
   Cut cut;
-  switch (path) {
-    case Path::none: return cut;
-    case Path::dots:
-      cut.m_step = kGemvRows;
-      cut.n_step = std::max<int64_t>(kStripBytes / row_bytes / 4 * 4, 4);
-      break;
-    case Path::in_out:
-      cut.m_step = kGemvRows;
-      cut.n_step = std::max<int64_t>(kStripBytes / row_bytes / kStripStep * kStripStep, kStripStep);
-      break;
-    default: {
-      const int64_t panels = ceil_div(M, kPanelRows);
-      cut.m_step = ceil_div(panels, ceil_div(panels, kTilePanels)) * kPanelRows;  // blocks of equal size
-      cut.n_step = kTileRows;
-    }
+  if (path == Path::none) return cut;
+  if (path == Path::dots || path == Path::in_out) {
+    const int64_t unit = path == Path::dots ? 4 : kStripColumns;
+    cut.m_step = kGemvRows;
+    cut.n_step = std::max(grain.strip_bytes / row_bytes / unit * unit, unit);
+  } else {
+    const int64_t panels = ceil_div(M, kPanelRows),
+                  block = (path == Path::bf16 ? kernels.bf16 : kernels.f32)->row_block;
+    cut.m_step = ceil_div(panels, ceil_div(panels, grain.tile_panels)) * kPanelRows;  // blocks of equal size
+    cut.n_step = ceil_div(grain.tile_rows, block) * block;
   }
   cut.across = ceil_div(M, cut.m_step), cut.along = ceil_div(N, cut.n_step);
   return cut;
@@ -57,18 +60,24 @@ bool same_rows(const GemmProblem& a, const GemmProblem& b) {
          a.y[0] == b.y[0];
 }
 
-// Goes through the problems of a batch in order and knows, for the current one, its path, its tasks, the panels it must pack (none
-// when the problem before it on the same path has the same rows) and where its packed rows lie.
+// Goes through the problems of a batch in order and knows, for the current one, its path, its tasks, the panels it must
+// pack (none when the problem before it on the same path has the same rows) and where its packed rows lie.
 class alignas(kAlignment) Walk {
  public:
-  Walk(std::span<const GemmProblem> problems, const Kernels& kernels)
-      : next_(problems.data()), end_(problems.data() + problems.size()), kernels_(&kernels) {}
+  Walk(std::span<const GemmProblem> problems, const Kernels& kernels, const Grain& grain = {})
+      : next_(problems.data()), end_(problems.data() + problems.size()), kernels_(&kernels), grain_(grain) {}
+
+  // Goes to the end; what is left are the totals.
+  Walk& finish() {
+    while (next()) {}
+    return *this;
+  }
 
   bool next() {
     if (next_ == end_) return false;
     problem = next_++;
     path = path_of(*problem, *kernels_);
-    cut = cut_of(*problem, path);
+    cut = cut_of(*problem, path, *kernels_, grain_);
     first_task = end_task, end_task += cut.tasks();
     first_panel = end_panel;
     if (path != Path::f32 && path != Path::bf16) return true;
@@ -107,6 +116,7 @@ class alignas(kAlignment) Walk {
   const GemmProblem* next_;
   const GemmProblem* end_;
   const Kernels* kernels_;
+  Grain grain_;
   Packed packed_[2];  // the last rows packed as f32 and as bf16
 };
 
@@ -139,26 +149,38 @@ struct Scratch {
   alignas(kAlignment) std::byte weights[kTileRows * kTileRowBytes];
 };
 
-void run_tile(const Walk& at, int64_t m0, int64_t n0, const std::byte* packed, MultiplyTile* multiply,
+void run_tile(const Walk& at, int64_t m0, int64_t n0, const std::byte* packed, const TileKernel& kernel,
               Scratch& scratch) {
   const GemmProblem& p = *at.problem;
   const int64_t m = std::min(at.cut.m_step, p.y[0] - m0), n = std::min(at.cut.n_step, p.y[1] - n0);
-  multiply({.w = p.w.data + n0 * p.w.row_stride * size_of(p.w.dtype),
-            .w_dtype = p.w.dtype,
-            .w_stride = p.w.row_stride,
-            .n = n,
-            .k = p.x[1],
-            .x = packed + at.packed + m0 / kPanelRows * at.panel_bytes,
-            .panel_bytes = at.panel_bytes,
-            .panels = ceil_div(m, kPanelRows),
-            .c = scratch.c,
-            .scratch = scratch.weights});
-  store_tile({.c = scratch.c,
-              .y = p.y.row<float>(m0) + n0,
-              .y_stride = p.y.row_stride,
-              .m = m,
-              .n = n,
-              .accumulate = p.accumulate});
+  kernel.multiply({.w = p.w.data + n0 * p.w.row_stride * size_of(p.w.dtype),
+                   .w_dtype = p.w.dtype,
+                   .w_stride = p.w.row_stride,
+                   .n = n,
+                   .k = p.x[1],
+                   .x = packed + at.packed + m0 / kPanelRows * at.panel_bytes,
+                   .panel_bytes = at.panel_bytes,
+                   .panels = ceil_div(m, kPanelRows),
+                   .y = p.y.row<float>(m0) + n0,
+                   .y_stride = p.y.row_stride,
+                   .m = m,
+                   .accumulate = p.accumulate,
+                   .c = scratch.c,
+                   .scratch = scratch.weights});
+}
+
+Grain choose_grain(const GemmArgs& args, const Kernels& kernels, int n_threads) {
+  Grain grain;
+  const auto enough = [&] {
+    return Walk(args.problems, kernels, grain).finish().end_task >= kTasksPerThread * n_threads;
+  };
+  if (n_threads == 1) return grain;
+  while (grain.strip_bytes > kLeastStripBytes && !enough()) {
+    grain.strip_bytes /= 2;
+    grain.tile_rows = std::max(grain.tile_rows / 2, kTileRows / 4);
+  }
+  while (grain.tile_panels > 2 && !enough()) grain.tile_panels /= 2;
+  return grain;
 }
 
 constexpr int64_t kPanelsPerTask = 4;
@@ -169,12 +191,11 @@ size_t fixed_bytes(int n_threads) { return static_cast<size_t>(n_threads) * (siz
 
 void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels) noexcept {
   const Workspace::Scope scope(exec.workspace);
-  const Walk start(args.problems, kernels);
-  Walk all = start;
-  while (all.next()) {}
+  const int n_threads = exec.pool.size();
+  const Walk start(args.problems, kernels, choose_grain(args, kernels, n_threads));
+  const Walk all = Walk(start).finish();
   if (all.end_task == 0) return;
   // One walk a thread: the pool hands out indices in ascending order, so each only ever moves forward.
-  const int n_threads = exec.pool.size();
   Walk* walks = exec.workspace.take<Walk>(n_threads);
   Scratch* scratch = exec.workspace.take<Scratch>(n_threads);
   std::byte* packed = exec.workspace.take<std::byte>(all.packed_bytes);
@@ -194,18 +215,18 @@ void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels) n
       const int64_t i = task - at.first_task;
       const int64_t m0 = i % at.cut.across * at.cut.m_step, n0 = i / at.cut.across * at.cut.n_step;
       if (at.path == Path::dots || at.path == Path::in_out) run_strip(at, m0, n0);
-      else run_tile(at, m0, n0, packed, at.path == Path::bf16 ? kernels.bf16 : kernels.f32, scratch[thread]);
+      else run_tile(at, m0, n0, packed, at.path == Path::bf16 ? *kernels.bf16 : *kernels.f32, scratch[thread]);
     }
   });
 }
 
 size_t batch_workspace_bytes(const GemmArgs& args, int n_threads, const Kernels& kernels) {
-  Walk all(args.problems, kernels);
-  while (all.next()) {}
+  const Walk all = Walk(args.problems, kernels).finish();
   return fixed_bytes(n_threads) + aligned_size(static_cast<size_t>(all.packed_bytes)) + 2 * kAlignment;
 }
 
-// Rows are packed for a path in panels: 9 rows fill 16, no number from 9 on fills twice itself. One x can be packed for both paths.
+// Rows are packed for a path in panels: 9 rows fill 16, no number from 9 on fills twice itself. One x can be packed for
+// both paths.
 size_t workspace_bound(int64_t rows, int64_t k, int n_threads) {
   const int64_t row_bytes = (panel_bytes_f32(k) + panel_bytes_bf16(k)) / kPanelRows;
   return fixed_bytes(n_threads) + static_cast<size_t>(2 * rows * row_bytes) + 3 * kAlignment;

@@ -1,4 +1,5 @@
-// For the tests of the op: batches that own their memory, with everything between the numbers set to NaN, and the oracles.
+// For the tests of the op: batches that own their memory, with everything between the numbers set to NaN, and the
+// oracles.
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,5 @@
-// What the contract promises beside the numbers: bits that depend on nothing else, memory that is never touched, errors, scratch.
+// What the contract promises beside the numbers: bits that depend on nothing else, memory that is never touched,
+// errors, scratch.
 #include <sys/mman.h>
 #include <unistd.h>
 

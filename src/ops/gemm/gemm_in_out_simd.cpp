@@ -1,4 +1,5 @@
-// Products against weights stored [K, N]: vectors along n, x(m, k) broadcast, w widened in registers; nothing is packed.
+// Products against weights stored [K, N]: vectors along n, x(m, k) broadcast, w widened in registers; nothing is
+// packed.
 #include <algorithm>
 
 #include "ops/gemm/gemm_kernels.h"
@@ -21,7 +22,8 @@ using V = hn::Vec<D>;
 constexpr int64_t kLanes = hn::MaxLanes(D());
 constexpr int kBlock = kLanes == 16 ? 16 : 8;  // accumulators: half the registers
 
-// kM rows of x from m0 against kN vectors of columns from n; `rest` < kLanes columns when the vector is partial (kN == 1), else 0.
+// kM rows of x from m0 against kN vectors of columns from n; `rest` < kLanes columns when the vector is partial (kN ==
+// 1), else 0.
 template <int kM, int kN, bool kPartial, class T>
 void multiply_block(const Strip& a, int64_t m0, int64_t n, int64_t rest) {
   const D d;

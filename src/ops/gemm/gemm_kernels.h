@@ -1,7 +1,8 @@
 // Inside of the op: how operands and results lie while a batch runs, and the kernels that a batch is made of.
 //
-// Weights are read where they are, [N, K] with k contiguous, as the left operand: a kernel broadcasts w(n, k) against 16 rows of x
-// that lie side by side. So x is packed once per batch into panels of 16 rows, and results are born transposed, c[m / 16][n][m % 16].
+// Weights are read where they are, [N, K] with k contiguous, as the left operand: a kernel broadcasts w(n, k) against
+// 16 rows of x that lie side by side. So x is packed once per batch into panels of 16 rows, and results are born
+// transposed, c[m / 16][n][m % 16].
 #pragma once
 
 #include "ops/gemm/gemm.h"
@@ -9,28 +10,32 @@
 namespace linnet::ops::gemm {
 
 constexpr int64_t kPanelRows = 16;   // rows of x in a packed panel: an AVX-512 register, the columns of an AMX tile
-constexpr int64_t kTileRows = 96;    // rows of w in one task: a multiple of every kernel's register block (12, 6, 32)
-constexpr int64_t kTilePanels = 16;  // panels of x in one task, 256 rows
-constexpr int64_t kBf16DepthStep = 32;  // packed bf16 panels are zero-filled to a multiple of this k: one AMX tile
+constexpr int64_t kTileRows = 96;    // most rows of w in one task: a multiple of every kernel's register block
+constexpr int64_t kTilePanels = 16;  // most panels of x in one task, 256 rows
 
-// Bytes of one k block of the tile's weights, converted or copied for the kernel, rows apart by a cache line more than the block.
+// Packed panels are zero-filled to a multiple of this k: whole columns of a transposition; one AMX tile.
+constexpr int64_t kF32DepthStep = 4;
+constexpr int64_t kBf16DepthStep = 32;
+
+// Bytes of one k block of the tile's weights, converted or copied for the kernel, rows apart by a cache line more than
+// the block.
 constexpr int64_t kTileDepthBytes = 1024;
 constexpr int64_t kTileRowBytes = kTileDepthBytes + 64;
 
 // A packed panel holds, for rows r of x and column k:
-//   f32    [K][16]           x(r, k)
-//   bf16   [K' / 2][16][2]   x(r, 2 i + j) rounded to nearest even; K' = K rounded up to kBf16DepthStep
-constexpr int64_t panel_bytes_f32(int64_t k) { return k * kPanelRows * 4; }
-constexpr int64_t panel_bytes_bf16(int64_t k) {
-  return (k + kBf16DepthStep - 1) / kBf16DepthStep * kBf16DepthStep * kPanelRows * 2;
-}
+//   f32    [K'][16]          x(r, k)
+//   bf16   [K' / 2][16][2]   x(r, 2 i + j) rounded to nearest even
+// with K' = K rounded up to the step.
+constexpr int64_t round_up(int64_t k, int64_t step) { return (k + step - 1) / step * step; }
+constexpr int64_t panel_bytes_f32(int64_t k) { return round_up(k, kF32DepthStep) * kPanelRows * 4; }
+constexpr int64_t panel_bytes_bf16(int64_t k) { return round_up(k, kBf16DepthStep) * kPanelRows * 2; }
 
 // Fills one panel from 16 rows of k values each (pointers may repeat).
 using PackPanel = void(const float* const* rows, int64_t k, std::byte* panel) noexcept;
 PackPanel pack_panel_f32, pack_panel_bf16;  // gemm_pack_simd.cpp
 
-// c[panel][n][r] = sum_k w(n, k) * x(16 panel + r, k): rows [0, n) of w against `panels` packed panels. Rows of c beyond n may be
-// overwritten. Accumulation is f32 and ascending in k, whatever the extents.
+// One task: y[m, n] (+)= sum_k x(m, k) w(n, k) for rows [0, n) of w and m rows of packed x. Accumulation is f32 and
+// ascending in k, whatever the extents. c takes partial sums as [panel][n][16]; rows of c beyond n may be overwritten.
 struct Tile {
   const std::byte* w;
   DType w_dtype;
@@ -38,21 +43,23 @@ struct Tile {
   int64_t n, k;
   const std::byte* x;
   int64_t panel_bytes, panels;
+  float* y;
+  int64_t y_stride, m;
+  bool accumulate;
   float* c;            // [kTilePanels][kTileRows][16]
   std::byte* scratch;  // [kTileRows][kTileRowBytes]
 };
-using MultiplyTile = void(const Tile& tile) noexcept;
-MultiplyTile multiply_f32;          // gemm_simd.cpp: panels f32, any weights
-MultiplyTile multiply_avx512_bf16;  // panels and weights bf16
-
-// y(m, n) (+)= c, transposed back. y points at the tile's first element.
-struct TileStore {
-  const float* c;
-  float* y;
-  int64_t y_stride, m, n;
-  bool accumulate;
+struct TileKernel {
+  void (*multiply)(const Tile& tile) noexcept;
+  int64_t row_block;  // rows of w that it computes at once: a task should have a multiple of them
 };
-void store_tile(const TileStore& store) noexcept;  // gemm_pack_simd.cpp
+extern const TileKernel kTilesF32;         // gemm_simd.cpp: panels f32, any weights
+extern const TileKernel kTilesAvx512Bf16;  // panels and weights bf16
+extern const TileKernel kTilesAmx;         // the same
+
+// Turns part of a finished tile back into y: panels [panel, panel + panels), rows [n0, n0 + rows) of w, cut to the
+// tile's extents. Kernels do so block by block, while what they compute next hides the misses of y.
+void store_part(const Tile& tile, int64_t panel, int64_t panels, int64_t n0, int64_t rows) noexcept;
 
 // y[m][n] (+)= sum_k w(n, k) * x[m][k] for few rows of x, given by pointer, and rows [0, n) of w.
 struct Strip {
@@ -70,8 +77,8 @@ void multiply_strip_in_out(
 
 // What a variant is made of. bf16 serves bf16 weights against rounded x; without it f32 serves every dtype.
 struct Kernels {
-  MultiplyTile* f32;
-  MultiplyTile* bf16;
+  const TileKernel* f32;
+  const TileKernel* bf16;
 };
 void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels) noexcept;  // gemm_batch.cpp
 size_t batch_workspace_bytes(const GemmArgs& args, int n_threads, const Kernels& kernels);

@@ -20,6 +20,7 @@ using D = hn::CappedTag<float, 16>;
 using V = hn::Vec<D>;
 constexpr int64_t kLanes = hn::MaxLanes(D());
 constexpr int64_t kVectorsPerPanel = kPanelRows / kLanes;
+constexpr int64_t kPanels = kVectorsPerPanel == 1 ? 2 : 1;  // panels of x at a time: an even number of vectors
 
 // Register block: kRows rows of w by two vectors of x. 12 x 2 accumulators of 32 registers (AVX-512), 6 x 2 of 16.
 constexpr int kRows = kLanes == 16 ? 12 : 6;
@@ -27,7 +28,8 @@ constexpr int64_t kDepth = kTileDepthBytes / 4;    // k block: two vectors of x 
 constexpr int64_t kRowStride = kTileRowBytes / 4;  // of the widened weights
 static_assert(kTileRows % kRows == 0);
 
-// c[r][j] (+)= sum_k w[r][k] x[j][k] for one register block; x[j] advances by a panel row per k, c by a panel row per r.
+// c[r][j] (+)= sum_k w[r][k] x[j][k] for one register block; x[j] advances by a panel row per k, c by a panel row per
+// r.
 template <int kVectors>
 HWY_INLINE void multiply_block(const float* HWY_RESTRICT w, const float* const* x, int64_t depth, float* const* c,
                                bool resume) {
@@ -66,33 +68,41 @@ void widen(const Tile& t, int64_t k0, int64_t depth) {
   }
 }
 
+void widen_block(const Tile& t, int64_t k0, int64_t depth) {
+  switch (t.w_dtype) {
+    case DType::bf16: return widen<bf16>(t, k0, depth);
+    case DType::f16: return widen<f16>(t, k0, depth);
+    default: return widen<float>(t, k0, depth);
+  }
+}
+
+// All rows of w against vectors v, v + 1 (or v alone) of the panels from p: a panel holds kVectorsPerPanel of them.
+template <int kVectors>
+void multiply_vectors(const Tile& t, int64_t p, int64_t v, int64_t k0, int64_t depth) {
+  const float* x[kVectors];
+  float* c[kVectors];
+  for (int64_t j = 0; j < kVectors; ++j) {
+    const int64_t panel = p + (v + j) / kVectorsPerPanel, lane = (v + j) % kVectorsPerPanel * kLanes;
+    x[j] = reinterpret_cast<const float*>(t.x + panel * t.panel_bytes) + k0 * kPanelRows + lane;
+    c[j] = t.c + panel * kTileRows * kPanelRows + lane;
+  }
+  for (int64_t n = 0; n < t.n; n += kRows) {
+    multiply_block<kVectors>(reinterpret_cast<const float*>(t.scratch) + n * kRowStride, x, depth, c, k0 > 0);
+    for (float*& at : c) at += kRows * kPanelRows;
+  }
+}
+
 void multiply(const Tile& t) {
-  const auto at = [&](int64_t vector) { return vector / kVectorsPerPanel; };
-  const auto lane = [&](int64_t vector) { return vector % kVectorsPerPanel * kLanes; };
-  const int64_t vectors = t.panels * kVectorsPerPanel;
   int64_t k0 = 0;
   do {
     const int64_t depth = std::min(kDepth, t.k - k0);
-    switch (t.w_dtype) {
-      case DType::bf16: widen<bf16>(t, k0, depth); break;
-      case DType::f16: widen<f16>(t, k0, depth); break;
-      default: widen<float>(t, k0, depth);
-    }
-    for (int64_t v = 0; v < vectors; v += 2) {
-      const bool pair = v + 1 < vectors;
-      const float* x[2];
-      float* c[2];
-      for (int64_t j = 0; j < 2; ++j) {
-        const int64_t u = v + (pair ? j : 0);
-        x[j] = reinterpret_cast<const float*>(t.x + at(u) * t.panel_bytes) + k0 * kPanelRows + lane(u);
-        c[j] = t.c + at(u) * kTileRows * kPanelRows + lane(u);
-      }
-      for (int64_t n = 0; n < t.n; n += kRows) {
-        const float* w = reinterpret_cast<const float*>(t.scratch) + n * kRowStride;
-        if (pair) multiply_block<2>(w, x, depth, c, k0 > 0);
-        else multiply_block<1>(w, x, depth, c, k0 > 0);
-        for (float*& p : c) p += kRows * kPanelRows;
-      }
+    widen_block(t, k0, depth);
+    for (int64_t p = 0; p < t.panels; p += kPanels) {
+      const int64_t panels = std::min(kPanels, t.panels - p), vectors = panels * kVectorsPerPanel;
+      int64_t v = 0;
+      for (; v + 2 <= vectors; v += 2) multiply_vectors<2>(t, p, v, k0, depth);
+      if (v < vectors) multiply_vectors<1>(t, p, v, k0, depth);
+      if (k0 + depth == t.k) store_part(t, p, panels, 0, t.n);
     }
     k0 += depth;
   } while (k0 < t.k);
@@ -107,7 +117,7 @@ HWY_AFTER_NAMESPACE();
 namespace linnet::ops::gemm {
 
 HWY_EXPORT(multiply);
-void multiply_f32(const Tile& tile) noexcept { HWY_DYNAMIC_DISPATCH(multiply)(tile); }
+constinit const TileKernel kTilesF32{[](const Tile& tile) noexcept { HWY_DYNAMIC_DISPATCH(multiply)(tile); }, 12};
 
 }  // namespace linnet::ops::gemm
 #endif

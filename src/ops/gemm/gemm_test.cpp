@@ -1,4 +1,5 @@
-// Every variant against the definition: extents around every block size, all dtypes and flags, mixed batches, non-finite values.
+// Every variant against the definition: extents around every block size, all dtypes and flags, mixed batches,
+// non-finite values.
 #include "ops/gemm/gemm.h"
 
 #include <algorithm>
@@ -41,13 +42,14 @@ OwnedTensor in_units(const ConstTensor& y, const GemmProblem& p) {
   return units;
 }
 
-// A sum of K products of independent signs has partial sums of about sqrt(k) and takes a rounding of 2^-24 of each: the error is about
-// 2^-24 K / sqrt(2), and |x| |w| is about K. So 2^-24 / sqrt(2) in units is one standard deviation; 8 * 2^-24 leaves room for eleven,
-// and for the few roundings of a short sum.
+// A sum of K products of independent signs has partial sums of about sqrt(k) and takes a rounding of 2^-24 of each: the
+// error is about 2^-24 K / sqrt(2), and |x| |w| is about K. So 2^-24 / sqrt(2) in units is one standard deviation; 8 *
+// 2^-24 leaves room for eleven, and for the few roundings of a short sum.
 constexpr test::Tolerance kAccumulation{
     .abs = 8 * 0x1p-24, .row_rel = 0, .why = "8 roundings of f32 in units of |x| |w|"};
 
-// Rounding x to bf16 moves each of its values by at most 2^-8 of itself; |sum of products| <= |x| |w| by Cauchy-Schwarz.
+// Rounding x to bf16 moves each of its values by at most 2^-8 of itself; |sum of products| <= |x| |w| by
+// Cauchy-Schwarz.
 constexpr test::Tolerance kRoundedX{.abs = 0x1p-8 + 8 * 0x1p-24, .why = "x rounded to bf16: 2^-8 |x| |w|"};
 
 void expect_equal(const std::vector<GemmProblem>& got, const std::vector<GemmProblem>& want, size_t i,
