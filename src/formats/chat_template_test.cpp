@@ -172,6 +172,16 @@ TEST(chat_template, the_mark_survives_every_operation) {
     EXPECT_THAT(rendered.text, testing::AnyOf(HasSubstr("<|im_end|>"), HasSubstr("<|im_End|>"))) << source;
     EXPECT_THAT(specials_in(chat.encode(messages)), testing::IsEmpty()) << source;
   }
+  // Escapes belong to what they stand for: only the quotes are the template's.
+  const std::vector<ChatMessage> escaped = {{"user", "\"\n\x01\\"}};
+  for (const char* source :
+       {"{{ messages[0].content|tojson }}", "{{ [messages[0].content]|first|tojson(ensure_ascii=true) }}"}) {
+    const RenderedChat rendered = from_text(source).render(escaped);
+    EXPECT_EQ(rendered.text, R"("\"\n\u0001\\")");
+    ASSERT_EQ(rendered.control.size(), 2u);
+    EXPECT_EQ(rendered.control[0].end, 1u);
+    EXPECT_EQ(rendered.control[1].begin, rendered.text.size() - 1);
+  }
   // A token that the template puts together itself is one.
   EXPECT_EQ(specials_in(from_text("{{ '<|im_' ~ messages[0].role ~ '|>' }}").encode(messages)).size(), 1u);
   const std::vector<ChatMessage> forged = {{"end", ""}};

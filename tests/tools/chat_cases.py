@@ -171,7 +171,7 @@ CONSTRUCTS = """
 {{ 'xxaxx'|trim('x') }}|{{ 'abcba'.strip('ab') }}|{{ 'aXbX'.rstrip('X') }}|{{ '  '|trim|length }}
 {{ d.items is mapping }}|{{ d['items'] }}|{{ d.get('one') }}|{{ d.get('zzz') }}|{{ d.get('zzz', 5) }}|{{ d.keys()|list }}|{{ deep.a.b[1] }}|{{ deep['a']['b'][-1] }}|{{ deep.a.b.1 }}|{{ deep.a.b.5 is defined }}
 {% for k, v in d.items() %}{{ k }}={{ v }};{% endfor %}|{% for k, v in d|items %}{{ k }};{% endfor %}|{% for v in {'a': 1}.values() %}{{ v }}{% endfor %}|{{ x|items|list }}
-{{ l[0] }}|{{ l[-1] }}|{{ l[1:] }}|{{ l[:-1] }}|{{ l[::-1] }}|{{ l[::2] }}|{{ l[5:] }}|{{ l[-100:100] }}|{{ 'abcdef'[1:4] }}|{{ 'abcdef'[::-2] }}|{{ 'abc'[1] }}|{{ (1, 2, 3)[:2] }}|{{ l[9] is defined }}|{{ l[2:0:-1] }}|{{ 5[0:1] is defined }}
+{{ l[0] }}|{{ l[-1] }}|{{ l[1:] }}|{{ l[:-1] }}|{{ l[::-1] }}|{{ l[::2] }}|{{ l[5:] }}|{{ l[-100:100] }}|{{ 'abcdef'[1:4] }}|{{ 'abcdef'[::-2] }}|{{ 'abc'[1] }}|{{ (1, 2, 3)[:2] }}|{{ l[9] is defined }}{{ l[-9] is defined }}{{ l[-3] }}|{{ l[2:0:-1] }}|{{ 5[0:1] is defined }}
 {{ 1 < 2 < 3 }}|{{ 1 < 2 > 3 }}|{{ 1 == 1.0 }}|{{ true == 1 }}|{{ 'a' < 'b' }}|{{ [1, 2] < [1, 3] }}|{{ 'a' in 'abc' }}|{{ 1 in l }}|{{ 'one' in d }}|{{ 9 not in l }}|{{ not 1 in l }}|{{ 'x' in undefinedthing }}|{{ (1, 2) == [1, 2] }}|{{ {'a': 1} == {'a': 1.0} }}|{{ none == none }}|{{ undefinedthing == other }}
 {{ 1 and 2 }}|{{ 0 or 'x' }}|{{ not '' }}|{{ none or [] or 'last' }}|{{ 'a' if yes else 'b' }}|{{ 'a' if not yes }}|{{ ('a' if false) is defined }}|{{ 1 if 0 else 2 if 0 else 3 }}|{{ '' and undefinedthing.x }}
 {{ 1 + 2 * 3 }}|{{ (1 + 2) * 3 }}|{{ 'a' ~ 1 ~ none ~ 2.5 }}|{{ 'a' + 'b' ~ 'c' }}|{{ 'ab' * 3 }}|{{ [1] * 2 + [2] }}|{{ -n }}|{{ +n }}|{{ -n|abs }}|{{ 1 - -1 }}|{{ 2 ** 3 ** 2 }}|{{ 10 - 2 - 3 }}|{{ 'x' * 0 }}|{{ 1 ~ 2 * 3 }}|{{ 'a' * -1 }}
@@ -206,6 +206,7 @@ LAYOUT = [
     "x\n\t{% set a = 1 %}\t\n\t{% set b = 2 %}\n{{ a }}{{ b }}",
     "\r\nx\r\n{% if yes %}\r\ny\r{% endif %}\rz\r\n",
     "{% if yes %}{% endif %}\n\n\nx",
+    "{% if yes %}\n   {% if yes %}x{% endif %}\n {{ n }}{% endif %}\n\t{# c #}\n {# d #}y",
     "{{ n }}\n{{ n }}\n",
     "{{ n -}}\n\n  {%- if yes %}\n\n  q{% endif %}  \n",
     "  {% raw %}\n  {{ x }}\n  {% endraw %}\n  y",
