@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks the include lines of src/, tests/ and bindings/ against the dependency direction, and the length of files.
+"""Checks the include lines of src/, tests/ and bindings/ against the dependency direction, the length of files, and that files
+named as tests, benchmarks and fuzzers hold one.
 
     core <- formats, ops, dist <- model <- runtime, train <- server, cli, bindings
 
@@ -43,6 +44,13 @@ OUTSIDE = [
     (r'bits/', r'^$', 'the standard library\'s internal headers belong nowhere'),
 ]
 
+# Files whose name promises something -> what keeps the promise.
+PROMISES = [
+    (r'_test\.cpp$', r'^(TYPED_)?TEST(_F|_P)?\(', 'a test'),
+    (r'_bench\.cpp$', r'\bBENCHMARK|\bRegisterBenchmark\(', 'a benchmark'),
+    (r'_fuzz\.cpp$', r'\bLLVMFuzzerTestOneInput\(', 'LLVMFuzzerTestOneInput'),
+]
+
 WARN_LINES, MAX_LINES = 500, 800
 SOURCES = {'.h', '.cpp', '.cu', '.cuh'}
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)')
@@ -78,6 +86,8 @@ def check(files):
         if len(lines) > WARN_LINES:
             finding = f'{path}:{len(lines)}: {len(lines)} lines: over {WARN_LINES} is a smell, {MAX_LINES} is the limit'
             (errors if len(lines) > MAX_LINES else warnings).append(finding)
+        errors += [f'{path}:1: expected {what}' for name, pattern, what in PROMISES
+                   if re.search(name, path) and not re.search(pattern, text, re.MULTILINE)]
         for number, line in enumerate(lines, 1):
             match = INCLUDE.match(line)
             if not match:
@@ -103,7 +113,7 @@ CLEAN = {
     'src/ops/o/o_simd.cpp': '#include <hwy/highway.h>\n#include "ops/o/o.h"\n',
     'src/ops/o/o-inl.h': '#include <hwy/highway.h>\n',
     'src/ops/o/o_amx.cpp': '#include <immintrin.h>\n',
-    'src/ops/o/o_test.cpp': '#include <gtest/gtest.h>\n#include "support/s.h"\n',
+    'src/ops/o/o_test.cpp': '#include <gtest/gtest.h>\n#include "support/s.h"\nTEST_F(a, b) {}\n',
     'src/model/m.h': '#pragma once\n#include "ops/o/o.h"\n#include "formats/f.h"\n',
     'src/runtime/r.h': '#pragma once\n#include "model/m.h"\n',
     'src/cli/c.cpp': '#include <CLI/CLI.hpp>\n#include "runtime/r.h"\n',
@@ -130,6 +140,9 @@ PLANTED = [
     ('src/core/x.cpp', '#include <bits/stl_pair.h>', 'internal headers'),
     ('src/core/x.h', 'int x;', 'expected #pragma once'),
     ('src/core/x.cpp', 'int x;\n' * 801, 'is the limit'),
+    ('src/core/x_test.cpp', '// TEST(a, b) {}', 'expected a test'),
+    ('src/core/x_bench.cpp', 'int x;', 'expected a benchmark'),
+    ('src/core/x_fuzz.cpp', 'int x;', 'expected LLVMFuzzerTestOneInput'),
     ('src/extra/x.cpp', 'int x;', 'no layer of that name'),
 ]
 
