@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cli/help.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "core/errors.h"
@@ -47,12 +48,13 @@ int run(int argc, char** argv) {
   CLI::App app("Runs Kimi Linear models.", "linnet");
   app.set_version_flag("--version", "linnet " LINNET_VERSION, "print the version and exit");
   app.set_help_flag("-h,--help", "print this help and exit");
-  app.get_formatter()->column_width(32);
-  app.footer("linnet COMMAND --help shows the options of a command.");
+  app.formatter(std::make_shared<HelpFormatter>());
+  app.option_defaults()->take_last();  // an option given twice: the last one counts
   Action action;
   declare_commands(app, action);
+  app.footer("linnet COMMAND --help shows the options of a command.");  // after them: they would inherit it
   if (argc == 1) {
-    note(app.help());
+    print_error(app.help());
     return 2;
   }
   refuse_unknown_command(app, argv[1]);

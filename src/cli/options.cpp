@@ -1,5 +1,7 @@
 #include "cli/options.h"
 
+#include "cli/bench.h"
+#include "cli/chat.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/logits.h"
@@ -65,9 +67,9 @@ void add_sampling(CLI::App* c, SamplingArgs& a) {
 }
 
 void add_text(CLI::App* c, TextSource& source, const char* long_name, const char* what) {
-  auto* text = c->add_option(cat("-p,--", long_name), source.text, cat(what, "; text"));
+  auto* text = c->add_option(cat("-p,--", long_name), source.text, what);
   c->add_option(cat("--", long_name, "-file"), source.file,
-                cat(what, "; a file, - for stdin (default: stdin, unless it is a terminal)"))
+                cat(what, " from a file, - for stdin (default: stdin, unless it is a terminal)"))
       ->type_name("FILE")
       ->excludes(text);
 }
@@ -76,7 +78,7 @@ void add_generate(CLI::App& app, Action& action) {
   std::shared_ptr<GenerateArgs> a;
   CLI::App* c = add_command(app, action, "generate", "Continue a prompt", a, run_generate);
   add_engine(c, a->engine);
-  add_text(c, a->prompt, "prompt", "what to continue, every byte of it");
+  add_text(c, a->prompt, "prompt", "text to continue, every byte of it");
   c->add_flag("--parse-specials", a->parse_specials,
               "names of control tokens in the prompt are control tokens (default: they are text)");
   c->add_flag("--bos", a->bos, "begin with the BOS token");
@@ -88,11 +90,24 @@ void add_generate(CLI::App& app, Action& action) {
       "130.");
 }
 
+void add_chat(CLI::App& app, Action& action) {
+  std::shared_ptr<ChatArgs> a;
+  CLI::App* c = add_command(app, action, "chat", "Talk with a model", a, run_chat);
+  add_engine(c, a->engine);
+  c->add_option("-s,--system", a->system, "system message (default: the template's)");
+  add_sampling(c, a->sampling);
+  c->add_flag("--timing", a->timing, "tokens and times on stderr after each reply");
+  c->footer(
+      "Each line of stdin is a message; /help lists the commands. The conversation is kept as the model's state: a "
+      "turn reads "
+      "only its own tokens.");
+}
+
 void add_tokenize(CLI::App& app, Action& action) {
   std::shared_ptr<TokenizeArgs> a;
   CLI::App* c = add_command(app, action, "tokenize", "Turn text into token ids, and back", a, run_tokenize);
   add_model(c, a->model, "folder with the tokenizer's files (tiktoken.model)");
-  add_text(c, a->input, "prompt", "what to tokenize");
+  add_text(c, a->input, "prompt", "text to tokenize");
   CLI::Option* jsonl =
       c->add_flag("--jsonl", a->jsonl, "stdin: lines {\"text\": ...}; stdout: an array of ids for each");
   c->add_flag("--decode", a->decode, "the input is ids, the output their text")->excludes(jsonl);
@@ -129,12 +144,34 @@ void add_perplexity(CLI::App& app, Action& action) {
   std::shared_ptr<PerplexityArgs> a;
   CLI::App* c = add_command(app, action, "perplexity", "Measure how well a model predicts text", a, run_perplexity);
   add_engine(c, a->engine);
-  c->add_option("FILES", a->files, "text files, each a document; - for stdin")->type_name("");
+  c->get_option("--context")
+      ->description("tokens that are read from an empty state (default: 4096, or the model's if that is less)");
+  c->add_option("FILES", a->files, "text files, each a document; - for stdin")->take_all()->type_name("");
   c->add_option("--ids", a->ids, "instead: safetensors file with input_ids [B, T], each row a document")
       ->type_name("FILE");
   c->add_option("--stride", a->stride, "tokens between the beginnings of windows (default: the context)");
   c->add_flag("--bos", a->bos, "begin each document with the BOS token");
   c->add_flag("--json", a->json, "print one JSON object");
+}
+
+void add_bench(CLI::App& app, Action& action) {
+  std::shared_ptr<BenchArgs> a;
+  CLI::App* c = add_command(app, action, "bench", "Measure speed against what the machine can do", a, run_bench);
+  add_engine(c, a->engine);
+  c->add_option(
+       "--depths", a->depths,
+       "tokens in the state before a measurement, as 0,4096 (default: 0,4096,16384,65536, as the context allows)")
+      ->delimiter(',')
+      ->take_all()
+      ->type_name("N,...");
+  c->add_option("--prompt", a->prompt, "tokens of a measured prompt (default: 2048)");
+  c->add_option("--decode", a->decode, "tokens of a measured decode (default: 32)");
+  c->add_option("--repetitions", a->repetitions, "of each measurement; the median counts (default: 3)");
+  c->add_flag("--json", a->json, "print one JSON object");
+  c->footer(
+      "ratio: the time that the floor allows over the measured median. Floors are measured in the same run: of a "
+      "prompt its FLOPs "
+      "at the rate of large products, of a decoded token the bytes of its weights and states at the read bandwidth.");
 }
 
 void add_synth(CLI::App& app, Action& action) {
@@ -156,9 +193,11 @@ void add_synth(CLI::App& app, Action& action) {
 
 void declare_commands(CLI::App& app, Action& action) {
   add_generate(app, action);
+  add_chat(app, action);
   add_inspect(app, action);
   add_tokenize(app, action);
   add_perplexity(app, action);
+  add_bench(app, action);
   add_synth(app, action);
   add_logits(app, action);
 }

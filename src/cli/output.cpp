@@ -19,17 +19,16 @@ void print(std::string_view text) {
   }
 }
 
-void note(std::string_view line) {
-  std::string text(line);
-  text += '\n';
-  std::string_view left = text;
-  while (!left.empty()) {
-    const ssize_t n = write(STDERR_FILENO, left.data(), left.size());
+void print_error(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = write(STDERR_FILENO, text.data(), text.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return;  // nowhere left to say so
-    left.remove_prefix(static_cast<size_t>(n));
+    text.remove_prefix(static_cast<size_t>(n));
   }
 }
+
+void note(std::string_view line) { print_error(std::string(line) + '\n'); }
 
 bool stdin_is_terminal() { return isatty(STDIN_FILENO) == 1; }
 bool stdout_is_terminal() { return isatty(STDOUT_FILENO) == 1; }

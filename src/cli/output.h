@@ -12,7 +12,8 @@ constexpr int kOutputClosedStatus = 141;
 // Writes all of the text to stdout at once, unbuffered. Throws OutputClosed, or IoError with the system's reason.
 void print(std::string_view text);
 
-void note(std::string_view line);  // a line on stderr
+void print_error(std::string_view text);  // to stderr, as far as it goes
+void note(std::string_view line);         // a line on stderr
 
 bool stdin_is_terminal();
 bool stdout_is_terminal();

@@ -1,7 +1,5 @@
 #include "cli/progress.h"
 
-#include <unistd.h>
-
 #include <cstdio>
 
 #include "cli/output.h"
@@ -14,10 +12,6 @@ constexpr std::chrono::milliseconds kFirst{300}, kInterval{100};
 
 std::string amount(int64_t n, const std::string& unit) {
   return unit == "bytes" ? bytes_text(static_cast<uint64_t>(n)) : count_text(static_cast<uint64_t>(n));
-}
-
-void to_terminal(const std::string& text) {
-  if (write(STDERR_FILENO, text.data(), text.size()) < 0) return;  // only a display
 }
 
 }  // namespace
@@ -47,12 +41,12 @@ void ProgressLine::update(int64_t done, int64_t total) {
     line += cat(unit_ == "bytes" ? "  " : cat(" ", unit_, "  "), amount(static_cast<int64_t>(rate), unit_), "/s");
     if (total > done) line += cat("  ", static_cast<int64_t>(static_cast<double>(total - done) / rate) + 1, " s left");
   }
-  to_terminal(line);
+  print_error(line);
   shown_ = true;
 }
 
 void ProgressLine::erase() {
-  if (shown_) to_terminal("\r\x1b[K");
+  if (shown_) print_error("\r\x1b[K");
   shown_ = false;
 }
 

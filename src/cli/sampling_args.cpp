@@ -6,6 +6,7 @@
 
 #include "core/errors.h"
 #include "core/text.h"
+#include "formats/generation_config.h"
 
 namespace linnet::cli {
 namespace {
@@ -21,6 +22,10 @@ std::pair<int32_t, float> parse_bias(const std::string& text) {
   throw InvalidArgument(cat("--logit-bias: expected ID=VALUE, as 42=-1.5 or 42=-inf, got ", printable(text, 60)));
 }
 
+float or_suggested(std::optional<float> given, std::optional<double> suggested, float otherwise) {
+  return given ? *given : suggested ? static_cast<float>(*suggested) : otherwise;
+}
+
 uint64_t fresh_seed() { return std::random_device()(); }
 
 void add_end_ids(const auto& ids, std::vector<int32_t>& to) {
@@ -34,17 +39,19 @@ double rate(int64_t n, double seconds) { return n > 0 && seconds > 0 ? static_ca
 
 runtime::GenerateOptions generate_options(const SamplingArgs& args, const std::filesystem::path& dir,
                                           const model::ModelConfig& config, const formats::Tokenizer& tokenizer) {
-  (void)dir;
-  runtime::GenerateOptions options{
-      .max_tokens = args.max_tokens.value_or(-1), .stop_strings = args.stops, .show_specials = args.show_specials};
+  const formats::GenerationConfig suggested = formats::GenerationConfig::load(dir);
+  runtime::GenerateOptions options{.max_tokens = args.max_tokens.value_or(suggested.max_new_tokens.value_or(-1)),
+                                   .stop_strings = args.stops,
+                                   .show_specials = args.show_specials};
   if (options.max_tokens < -1)
     throw InvalidArgument(cat("--max-tokens: expected -1 (no limit) or more, got ", options.max_tokens));
   runtime::SamplingParams& sampling = options.sampling;
-  sampling.temperature = args.greedy ? 0 : args.temperature.value_or(1);
-  sampling.top_k = args.top_k.value_or(0);
-  sampling.top_p = args.top_p.value_or(1);
-  sampling.min_p = args.min_p.value_or(0);
-  sampling.repetition_penalty = args.repetition_penalty.value_or(1);
+  const float temperature = suggested.do_sample.value_or(true) ? or_suggested({}, suggested.temperature, 1) : 0;
+  sampling.temperature = args.greedy ? 0 : args.temperature.value_or(temperature);
+  sampling.top_k = args.top_k.value_or(suggested.top_k.value_or(0));
+  sampling.top_p = or_suggested(args.top_p, suggested.top_p, 1);
+  sampling.min_p = or_suggested(args.min_p, suggested.min_p, 0);
+  sampling.repetition_penalty = or_suggested(args.repetition_penalty, suggested.repetition_penalty, 1);
   sampling.presence_penalty = args.presence_penalty;
   sampling.frequency_penalty = args.frequency_penalty;
   sampling.penalty_window = args.penalty_window;
@@ -52,6 +59,7 @@ runtime::GenerateOptions generate_options(const SamplingArgs& args, const std::f
   for (const std::string& text : args.logit_bias) sampling.logit_bias.push_back(parse_bias(text));
   sampling.check(config.vocab_size);
   if (args.ignore_eos) return options;
+  add_end_ids(suggested.eos_ids, options.end_ids);
   add_end_ids(config.eos_ids, options.end_ids);
   add_end_ids(tokenizer.stop_ids(), options.end_ids);
   return options;

@@ -1,0 +1,159 @@
+#include "cli/bench_measure.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/errors.h"
+#include "core/rng.h"
+#include "core/text.h"
+#include "model/parameter_counts.h"
+#include "ops/gemm/gemm_rates.h"
+
+namespace linnet::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kFirstTokenRuns = 5;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+Spread spread_of(std::vector<double> seconds) {
+  std::sort(seconds.begin(), seconds.end());
+  return {seconds[seconds.size() / 2], seconds.front(), seconds.back()};
+}
+
+DType weight_dtype(const model::KimiLinear& model) {
+  for (const model::TensorRow& row : model.table().rows())
+    if (row.matrix) return row.matrix->dtype;
+  return model.config().dtype;
+}
+
+class Bench {
+ public:
+  Bench(runtime::Engine& engine, const BenchArgs& args, const BenchProgress& progress)
+      : engine_(engine), args_(args), progress_(progress), base_(engine.new_slot()), work_(engine.new_slot()) {}
+
+  BenchResult run(const std::vector<int64_t>& depths) {
+    measure_floors();
+    append(work_, 0, 64, runtime::Want::last, "warm-up");  // pages and threads are there
+    reset_peak_memory();
+    for (int64_t depth : depths) {
+      fill_to(depth);
+      measure_prefill(depth);
+      measure_decode(depth);
+    }
+    result_.memory = resident_memory();
+    result_.weight_bytes = engine_.memory_plan().weight_bytes;
+    result_.state_bytes = static_cast<int64_t>(base_.bytes() + work_.bytes());
+    measure_first_token();
+    measure_floors();
+    return std::move(result_);
+  }
+
+ private:
+  void measure_floors() {
+    progress_("floors", 0, 0);
+    Floors& f = result_.floors;
+    f.read_bytes_per_second = std::max(f.read_bytes_per_second, ops::measure_read_bandwidth(engine_.pool()));
+    f.gemm_flops_per_second = std::max(f.gemm_flops_per_second,
+                                       ops::measure_gemm_rate(engine_.pool(), weight_dtype(*engine_.loaded().model)));
+  }
+
+  // Appends the tokens [first, first + count) of the one random sequence that all measurements read.
+  void append(runtime::StateSlot& slot, int64_t first, int64_t count, runtime::Want want, const std::string& what) {
+    std::vector<int32_t> ids;
+    const auto vocab = static_cast<uint64_t>(engine_.config().vocab_size);
+    for (int64_t i = first; i < first + count; ++i)
+      ids.push_back(static_cast<int32_t>(Rng(1).bits(static_cast<uint64_t>(i)) % vocab));
+    const runtime::Append request{.slot = &slot, .tokens = ids, .want = want};
+    engine_.append(
+        {&request, 1}, [](size_t, int64_t, Tensor) {},
+        [&](int64_t done, int64_t total) {
+          if (!what.empty()) progress_(what, done, total);
+          return true;
+        });
+  }
+
+  // Grows the sequence that the measurements start from; its parts' times are summed from its beginning.
+  void fill_to(int64_t depth) {
+    const Trace::Use use(trace_);
+    const auto start = Clock::now();
+    append(base_, base_.n_tokens(), depth - base_.n_tokens(), runtime::Want::nothing, cat("fill to ", depth));
+    fill_seconds_ += seconds_since(start);
+    if (depth == 0) return;
+    result_.fills.push_back({depth, fill_seconds_, trace_.entries(), trace_.seconds("kda core")});
+  }
+
+  void measure_prefill(int64_t depth) {
+    std::vector<double> seconds;
+    for (int r = 0; r < args_.repetitions; ++r) {
+      work_.copy_from(base_);
+      const auto start = Clock::now();
+      append(work_, depth, args_.prompt, runtime::Want::last, cat("prompt at ", depth));
+      seconds.push_back(seconds_since(start));
+    }
+    result_.prefill.push_back({depth, args_.prompt, spread_of(std::move(seconds)),
+                               model::prefill_cost(*engine_.loaded().model, depth, args_.prompt)});
+  }
+
+  void measure_decode(int64_t depth) {
+    std::vector<double> seconds;
+    for (int r = 0; r < args_.repetitions; ++r) {
+      work_.copy_from(base_);
+      append(work_, depth, 1, runtime::Want::last, "");
+      const auto start = Clock::now();
+      for (int64_t i = 1; i <= args_.decode; ++i) append(work_, depth + i, 1, runtime::Want::last, "");
+      seconds.push_back(seconds_since(start) / static_cast<double>(args_.decode));
+      progress_(cat("decode at ", depth), r + 1, args_.repetitions);
+    }
+    result_.decode.push_back({depth, args_.decode, spread_of(std::move(seconds)),
+                              model::decode_cost(*engine_.loaded().model, depth + args_.decode / 2)});
+  }
+
+  void measure_first_token() {
+    if (!std::filesystem::exists(args_.engine.model / "tiktoken.model")) return;
+    std::vector<std::string> command = {
+        "generate",     "--model",        args_.engine.model.string(), "-p", "a", "-n", "1", "--temperature", "0",
+        "--ignore-eos", "--show-specials"};
+    if (args_.engine.threads > 0) command.insert(command.end(), {"--threads", std::to_string(args_.engine.threads)});
+    std::vector<double> seconds;
+    for (int r = 0; r < kFirstTokenRuns; ++r) {
+      progress_("first token", r, kFirstTokenRuns);
+      if (const std::optional<double> s = seconds_to_first_output(command)) seconds.push_back(*s);
+    }
+    if (!seconds.empty()) result_.first_token_seconds = spread_of(std::move(seconds)).median;
+  }
+
+  runtime::Engine& engine_;
+  const BenchArgs& args_;
+  const BenchProgress& progress_;
+  runtime::StateSlot base_, work_;
+  Trace trace_;
+  double fill_seconds_ = 0;
+  BenchResult result_;
+};
+
+std::vector<int64_t> depths_of(const BenchArgs& args, int64_t context) {
+  const int64_t longest = std::max(args.prompt, args.decode + 1);
+  std::vector<int64_t> depths = args.depths;
+  if (depths.empty())
+    for (int64_t depth : {0, 4096, 16384, 65536})
+      if (depth + longest <= context) depths.push_back(depth);
+  std::sort(depths.begin(), depths.end());
+  if (depths.empty() || depths.front() < 0 || depths.back() + longest > context)
+    throw InvalidArgument(cat("--depths: expected depths that leave ", longest, " tokens of the context ", context,
+                              ", got ", depths.empty() ? "none" : std::to_string(depths.back())));
+  return depths;
+}
+
+}  // namespace
+
+BenchResult measure(runtime::Engine& engine, const BenchArgs& args, const BenchProgress& progress) {
+  if (args.prompt < 1) throw InvalidArgument(cat("--prompt: expected 1 or more tokens, got ", args.prompt));
+  if (args.decode < 1) throw InvalidArgument(cat("--decode: expected 1 or more tokens, got ", args.decode));
+  if (args.repetitions < 1) throw InvalidArgument(cat("--repetitions: expected 1 or more, got ", args.repetitions));
+  return Bench(engine, args, progress).run(depths_of(args, engine.context()));
+}
+
+}  // namespace linnet::cli
