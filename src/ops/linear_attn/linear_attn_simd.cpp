@@ -12,40 +12,94 @@
 HWY_BEFORE_NAMESPACE();
 namespace linnet::ops::linear_attn::HWY_NAMESPACE {
 
-// Numbers of floats that one thread needs as scratch in run_chunks.
-inline int64_t chunk_scratch_floats(int64_t Dk, int64_t Dv) {
-  return 2 * ChunkOperators::floats(Dk) + ChunkScratch::floats(Dk) + panel_count(Dv) * panel_floats(Dk);
-}
+// Scratch of the chunk path: per thread one set of temporaries and the panels of one head, and two sets of operators.
+struct ChunkMemory {
+  float* memory;
+  int64_t Dk, Dv, n_threads;
 
-// All chunks of one head, all its value columns.
-void run_head(const LinearAttnHead& x, float* scratch) {
-  const ChunkOperators op(scratch, x.Dk);
-  const ChunkScratch m(scratch + ChunkOperators::floats(x.Dk), x.Dk);
-  float* state = scratch + ChunkOperators::floats(x.Dk) + ChunkScratch::floats(x.Dk);
-  const int64_t panels = panel_count(x.Dv);
-  for (int64_t p = 0; p < panels; ++p) load_panel(x, p, state + p * panel_floats(x.Dk));
-  for (int64_t first = 0; first < x.n_tokens; first += kLinearAttnChunk) {
-    const LinearAttnHead chunk = tokens_of(x, first, std::min(kLinearAttnChunk, x.n_tokens - first));
-    prepare_chunk(chunk, m, op);
-    for (int64_t p = 0; p < panels; ++p) apply_chunk(chunk, op, p, state + p * panel_floats(x.Dk));
+  static int64_t floats(int64_t Dk, int64_t Dv, int64_t n_threads) {
+    const int64_t state = panel_count(Dv) * panel_floats(Dk);
+    return n_threads * (state + ChunkScratch::floats(Dk) + 2 * ChunkOperators::floats(Dk));
   }
-  for (int64_t p = 0; p < panels; ++p) store_panel(x, p, state + p * panel_floats(x.Dk));
+  float* panel(int64_t thread, int64_t p) const { return memory + (thread * panel_count(Dv) + p) * panel_floats(Dk); }
+  ChunkScratch scratch(int64_t thread) const { return {panel(n_threads, 0) + thread * ChunkScratch::floats(Dk), Dk}; }
+  ChunkOperators operators(int64_t slot) const {
+    return {scratch(n_threads).q + slot * ChunkOperators::floats(Dk), Dk};
+  }
+};
+
+// The tokens of a head that run in chunks, and chunk c of them: without tokens when there is no such chunk.
+inline LinearAttnHead chunked_head(const LinearAttnArgs& a, int64_t b, int64_t h) {
+  const LinearAttnHead x = head_of(a, b, h);
+  return tokens_of(x, 0, x.n_tokens - stepped_tokens(x.n_tokens));
+}
+inline LinearAttnHead chunk_of(const LinearAttnHead& x, int64_t c) {
+  const int64_t first = std::min(c * kLinearAttnChunk, x.n_tokens);
+  return tokens_of(x, first, std::min(kLinearAttnChunk, x.n_tokens - first));
 }
 
-// The tokens that run in chunks, of all sequences: one head after the other on each thread.
-void run_chunks(const LinearAttnArgs& a, const Exec& exec) {
-  const int64_t B = a.seq_start[0] - 1, H = a.v[1];
-  const int32_t* start = a.seq_start.as<int32_t>();
-  Workspace::Scope scope(exec.workspace);
-  const int64_t scratch_floats = chunk_scratch_floats(a.k[2], a.v[2]);
-  float* scratch = exec.workspace.take<float>(exec.pool.size() * scratch_floats);
-  exec.pool.parallel_for(B * H, 1, [&](int64_t task_begin, int64_t task_end, int thread) {
+// Enough heads for every thread: a head stays on one thread, its state in that thread's cache.
+void run_whole_heads(const LinearAttnArgs& a, const ChunkMemory& memory, ThreadPool& pool) {
+  const int64_t B = a.seq_start[0] - 1, H = a.v[1], panels = panel_count(a.v[2]);
+  pool.parallel_for(B * H, 1, [&](int64_t task_begin, int64_t task_end, int thread) {
+    const ChunkOperators op = memory.operators(thread);
+    const ChunkScratch scratch = memory.scratch(thread);
     for (int64_t task = task_begin; task < task_end; ++task) {
-      const int64_t h = task % H, b = task / H, n_tokens = start[b + 1] - start[b];
-      const int64_t n = n_tokens - stepped_tokens(n_tokens);
-      if (n > 0) run_head(tokens_of(head_of(a, b, h), 0, n), scratch + thread * scratch_floats);
+      const LinearAttnHead x = chunked_head(a, task / H, task % H);
+      if (x.n_tokens == 0) continue;
+      for (int64_t p = 0; p < panels; ++p) load_panel(x, p, memory.panel(thread, p));
+      for (int64_t c = 0; c * kLinearAttnChunk < x.n_tokens; ++c) {
+        const LinearAttnHead chunk = chunk_of(x, c);
+        prepare_chunk(chunk, scratch, op);
+        for (int64_t p = 0; p < panels; ++p) apply_chunk(chunk, op, p, memory.panel(thread, p));
+      }
+      for (int64_t p = 0; p < panels; ++p) store_panel(x, p, memory.panel(thread, p));
     }
   });
+}
+
+// Fewer heads than threads: a window of chunks of every head at a time. The operators do not know the state, so each chunk's are
+// prepared on any thread; then the panels of the state, which do not know each other, pass through the window's chunks.
+void run_shared_heads(const LinearAttnHead* heads, int64_t n_heads, const ChunkMemory& memory, ThreadPool& pool) {
+  const int64_t window = 2 * memory.n_threads / n_heads, panels = panel_count(memory.Dv);
+  int64_t longest = 0;
+  for (int64_t i = 0; i < n_heads; ++i) longest = std::max(longest, heads[i].n_tokens);
+  for (int64_t first = 0; first * kLinearAttnChunk < longest; first += window) {
+    pool.parallel_for(n_heads * window, 1, [&](int64_t slot_begin, int64_t slot_end, int thread) {
+      for (int64_t slot = slot_begin; slot < slot_end; ++slot) {
+        const LinearAttnHead chunk = chunk_of(heads[slot / window], first + slot % window);
+        if (chunk.n_tokens > 0) prepare_chunk(chunk, memory.scratch(thread), memory.operators(slot));
+      }
+    });
+    pool.parallel_for(n_heads * panels, 1, [&](int64_t task_begin, int64_t task_end, int thread) {
+      float* s = memory.panel(thread, 0);
+      for (int64_t task = task_begin; task < task_end; ++task) {
+        const int64_t head = task / panels, p = task % panels;
+        load_panel(heads[head], p, s);
+        for (int64_t w = 0; w < window && (first + w) * kLinearAttnChunk < heads[head].n_tokens; ++w)
+          apply_chunk(chunk_of(heads[head], first + w), memory.operators(head * window + w), p, s);
+        store_panel(heads[head], p, s);
+      }
+    });
+  }
+}
+
+// The tokens that run in chunks, of all sequences.
+void run_chunks(const LinearAttnArgs& a, const Exec& exec) {
+  const int64_t B = a.seq_start[0] - 1, H = a.v[1], Dk = a.k[2], Dv = a.v[2], n_threads = exec.pool.size();
+  const int32_t* start = a.seq_start.as<int32_t>();
+  int64_t chunked = 0;
+  for (int64_t b = 0; b < B; ++b) chunked += start[b + 1] - start[b] > kLinearAttnStepTokens;
+  if (chunked == 0) return;
+  Workspace::Scope scope(exec.workspace);
+  const ChunkMemory memory{exec.workspace.take<float>(ChunkMemory::floats(Dk, Dv, n_threads)), Dk, Dv, n_threads};
+  if (chunked * H >= n_threads) return run_whole_heads(a, memory, exec.pool);
+  LinearAttnHead* heads = exec.workspace.take<LinearAttnHead>(n_threads);
+  int64_t n_heads = 0;
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t h = 0; h < H && start[b + 1] - start[b] > kLinearAttnStepTokens; ++h)
+      heads[n_heads++] = chunked_head(a, b, h);
+  run_shared_heads(heads, n_heads, memory, exec.pool);
 }
 
 // The tokens that are stepped: whole short sequences, and short ends. Where there are fewer heads than threads, the value columns
@@ -78,8 +132,11 @@ void run(const LinearAttnArgs& a, const Exec& exec) {
 }
 
 size_t workspace_bytes(const LinearAttnArgs& a, int n_threads) {
-  const int64_t Dk = a.k[2], floats = std::max(chunk_scratch_floats(Dk, a.v[2]), step_scratch_floats(Dk));
-  return aligned_size(static_cast<size_t>(n_threads * floats) * sizeof(float));
+  const int64_t Dk = a.k[2];
+  const auto bytes = [](int64_t floats) { return aligned_size(static_cast<size_t>(floats) * sizeof(float)); };
+  const size_t chunks = bytes(ChunkMemory::floats(Dk, a.v[2], n_threads)) +
+                        aligned_size(static_cast<size_t>(n_threads) * sizeof(LinearAttnHead));
+  return std::max(chunks, bytes(n_threads * step_scratch_floats(Dk)));
 }
 
 }  // namespace linnet::ops::linear_attn::HWY_NAMESPACE
