@@ -80,6 +80,7 @@ Value indent(Context& context, const Value& input, Args& args) {
           ? *width->text()
           : Text(static_cast<size_t>(std::clamp<int64_t>(width ? width->integer().value_or(4) : 4, 0, 1000)), U' ');
   const bool first = args.take_boolean("first", false), blank = args.take_boolean("blank", false);
+  if (!input.text()) throw Fault{cat("indent: expected a str, got ", input.type_name())};
   const Text text = text_input(context, input) + U"\n";  // so that the last line ends like the others
   Text out;
   for (size_t begin = 0; begin < text.size();) {
@@ -99,23 +100,29 @@ Value to_json_filter(Context& context, const Value& input, Args& args) { return 
 
 // ---- numbers ----
 
+// Beyond 64 bits Python goes on counting; here that is an error.
+Value integer_of(double number) {
+  if (std::isfinite(number) && std::abs(number) >= 0x1p63) throw Fault{"int: expected a 64-bit result, got more"};
+  return Value(static_cast<int64_t>(number));
+}
+
 Value to_integer(Context& context, const Value& input, Args& args) {
   const int64_t otherwise = args.take_integer("default", 0);
+  if (input.is_undefined()) throw Fault{input.undefined_text()};
   if (const auto i = input.integer()) return Value(*i);
-  if (input.is_real()) {
-    return Value(std::abs(input.number()) < 0x1p63 ? static_cast<int64_t>(input.number()) : otherwise);
-  }
+  if (input.is_real()) return std::isfinite(input.number()) ? integer_of(input.number()) : Value(otherwise);
   const std::string digits = utf8_of(strip(text_input(context, input), {}, true, true));
   double number = 0;
   int64_t integer = 0;
   const char *begin = digits.data() + digits.starts_with('+'), *end = digits.data() + digits.size();
   if (const auto r = std::from_chars(begin, end, integer); r.ec == std::errc{} && r.ptr == end) return Value(integer);
   const auto r = std::from_chars(begin, end, number);
-  const bool good = r.ec == std::errc{} && r.ptr == end && begin != end && std::abs(number) < 0x1p63;
-  return Value(good ? static_cast<int64_t>(number) : otherwise);
+  const bool good = r.ec == std::errc{} && r.ptr == end && begin != end && std::isfinite(number);
+  return good ? integer_of(number) : Value(otherwise);
 }
 
 Value to_float(Context& context, const Value& input, Args&) {
+  if (input.is_undefined()) throw Fault{input.undefined_text()};
   if (input.is_number()) return Value(input.number());
   const std::string digits = utf8_of(strip(text_input(context, input), {}, true, true));
   double number = 0;
@@ -231,6 +238,7 @@ Value extreme(Context& context, const Value& input, int sign) {
 // map("upper"), map("trim", chars), map(attribute="name", default=..)
 Value map(Context& context, const Value& input, Args& args) {
   std::vector<Value> mapped;
+  if (!input.truth()) return args = {}, make_list({});  // even of none, 0 and false
   if (args.positional.empty()) {
     const Text attribute = args.need_text("attribute");
     const std::optional<Value> otherwise = args.take("default");
@@ -254,6 +262,7 @@ Value map(Context& context, const Value& input, Args& args) {
 
 // select("test", arguments), selectattr("attribute", "test", arguments), and the same for what does not pass.
 Value select(Context& context, const Value& input, Args& args, bool by_attribute, bool wanted) {
+  if (!input.truth()) return args = {}, make_list({});
   const Text attribute = by_attribute ? args.need_text("attribute") : Text();
   const std::optional<Value> test_name = args.take("test");
   const std::string name = test_name ? utf8_of(str(*test_name)) : "";

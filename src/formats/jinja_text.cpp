@@ -125,7 +125,7 @@ Text capitalize(TextView text) {
   return mapped(text, [](size_t i, char32_t c) { return i == 0 ? to_upper(c) : to_lower(c); });
 }
 Text title(TextView text) {
-  return titled(text, [](char32_t c) { return !iswalpha_l(c, unicode_locale()); });
+  return titled(text, [](char32_t c) { return !iswupper_l(c, unicode_locale()) && !iswlower_l(c, unicode_locale()); });
 }
 Text title_filter(TextView text) {
   return titled(text, [](char32_t c) { return is_python_space(c) || TextView(U"-({[<").find(c) != TextView::npos; });

@@ -42,7 +42,7 @@ std::string utf8_of(TextView text);
 TextView strip(TextView text, TextView chars, bool left, bool right);
 Text upper(TextView text);
 Text lower(TextView text);
-Text title(TextView text);         // a word begins after whatever is no letter
+Text title(TextView text);         // a word begins after whatever has no case
 Text title_filter(TextView text);  // Jinja's filter: after white space and one of -({[<
 Text capitalize(TextView text);
 bool is_printable(char32_t code);  // Python's str.isprintable() of one character, in PCRE2's Unicode version
