@@ -38,7 +38,8 @@ HWY_INLINE hn::Vec<D> load_f32(D d, const f16* p) {
 #endif
 }
 
-// The first n < Lanes(d) values from p, the other lanes zero. Touches no memory beyond them: Highway's masked loads may.
+// The first n < Lanes(d) values from p, the other lanes zero. Touches no memory beyond them: Highway's masked loads
+// may.
 template <class D, class T>
 HWY_INLINE hn::Vec<D> load_f32_n(D d, const T* p, int64_t n) {
   alignas(64) T lanes[hn::MaxLanes(D())] = {};
@@ -53,8 +54,8 @@ HWY_INLINE void store_n(hn::Vec<D> v, D d, float* p, int64_t n) {
   std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(float));
 }
 
-// out[i] = f(in[i]...) for i in [0, n): whole vectors, then one partial vector through the same f, so that an element's bits do
-// not depend on where it stands. out may be one of the inputs. A lambda needs HWY_ATTR after its parameters.
+// out[i] = f(in[i]...) for i in [0, n): whole vectors, then one partial vector through the same f, so that an element's
+// bits do not depend on where it stands. out may be one of the inputs. A lambda needs HWY_ATTR after its parameters.
 template <class F, class... T>
 HWY_INLINE void map_f32(int64_t n, float* out, F f, const T*... in) {
   const hn::ScalableTag<float> d;

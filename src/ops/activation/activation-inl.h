@@ -15,7 +15,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // e^x: relative error below 2e-7 for x in [-86.6, 88.7]; 0 below (e^-86.6 = 2.4e-38, the last place where the scaling
 // stays normal), +inf above, NaN for NaN.
-//   n = round(x / ln 2), r = x - n ln 2 in two parts, e^r = 1 + r + r^2 q(r), then 2 e^r * 2^(n-1), so that n = 128 fits.
+//   n = round(x / ln 2), r = x - n ln 2 in two parts, e^r = 1 + r + r^2 q(r), 2 e^r * 2^(n-1): so n = 128 fits.
 // q interpolates (e^r - 1 - r) / r^2 at the five Chebyshev nodes of [-ln2/2, ln2/2]: relative error of e^r 9.7e-9.
 // No lower clamp: lanes below the bound hold garbage until the last line clears them.
 template <class D, class V = hn::Vec<D>>

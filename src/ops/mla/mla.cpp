@@ -10,8 +10,8 @@ constexpr const char* kOp = "mla";
 
 enum class Way { cheaper, absorbed, expanded };
 
-// Flop per head of n_new queries that see n_past tokens and each other. Both ways pass every query-key pair once; the absorbed way
-// multiplies each query by kv_b, the expanded way each key.
+// Flop per head of n_new queries that see n_past tokens and each other. Both ways pass every query-key pair once; the
+// absorbed way multiplies each query by kv_b, the expanded way each key.
 bool absorbed_is_cheaper(const MlaArgs& a, int64_t n_past, int64_t n_new) {
   const double q = static_cast<double>(n_new), keys = static_cast<double>(n_past + n_new);
   const double pairs = q * (keys - (q - 1) / 2), kv_b = 2.0 * static_cast<double>(a.R * (a.Dn + a.Dv));

@@ -1,4 +1,5 @@
-// Multi-head latent attention without positions (NoPE): contract of the op. Definition: mla_ref.cpp. Prose and floors: README.md.
+// Multi-head latent attention without positions (NoPE): contract of the op. Definition: mla_ref.cpp. Prose and floors:
+// README.md.
 #pragma once
 
 #include "core/tensor.h"
@@ -6,11 +7,13 @@
 
 namespace linnet::ops {
 
-// Per token j the cache holds one row (c_j, r_j): the normalised latent c_j [R] and the key part shared by all heads r_j [Dr].
+// Per token j the cache holds one row (c_j, r_j): the normalised latent c_j [R] and the key part shared by all heads
+// r_j [Dr].
 // Per head h, with W_uk = kv_b rows [0, Dn) and W_uv = rows [Dn, Dn + Dv) of the head:
 //   k_j = (W_uk c_j, r_j)    v_j = W_uv c_j    out_i = sum_{j <= i} softmax_j(scale * q_i . k_j) v_j
-// Two equal ways to compute it, chosen by cost: expanded (k, v from the latents, then ordinary attention) and absorbed (W_uk moved
-// onto q, W_uv onto the result; attention runs on the latents themselves). Source: DeepSeek-V2, arXiv:2405.04434; Kimi Linear section 4.
+// Two equal ways to compute it, chosen by cost: expanded (k, v from the latents, then ordinary attention) and absorbed
+// (W_uk moved onto q, W_uv onto the result; attention runs on the latents themselves). Source: DeepSeek-V2,
+// arXiv:2405.04434; Kimi Linear section 4.
 struct MlaSequence {
   const void* cache;  // [n_past + n_new, R + Dr] cache_dtype, dense: the rows of this call's tokens are already written
   int64_t n_past;     // tokens before this call
@@ -28,8 +31,8 @@ struct MlaArgs {
   float scale;  // usually (Dn + Dr)^-1/2
 };
 
-// Softmax in f32; bitwise causal; out_i does not depend on how the call's tokens are cut into calls except through the choice between
-// the two ways. Throws InvalidArgument naming the tensor.
+// Softmax in f32; bitwise causal; out_i does not depend on how the call's tokens are cut into calls except through the
+// choice between the two ways. Throws InvalidArgument naming the tensor.
 Plan<MlaArgs> plan_mla(const MlaArgs& args, Isa isa = active_isa());
 std::span<const Variant<MlaArgs>> mla_variants();
 

@@ -1,9 +1,11 @@
-// The absorbed way: per token and head, q moves into latent space (q~ = W_uk^T q), attention runs on the cache rows themselves, and the
-// gathered latent moves out (out = W_uv y). All heads share a cache row, so a block of rows is loaded once for all of them.
+// The absorbed way: per token and head, q moves into latent space (q~ = W_uk^T q), attention runs on the cache rows
+// themselves, and the gathered latent moves out (out = W_uv y). All heads share a cache row, so a block of rows is
+// loaded once for all of them.
 //
-// Rows (token, head) of a chunk of tokens are cut into groups of one sequence, the cache into splits of kSplit keys at absolute
-// positions. A task is a group x a split: it starts its own softmax. A row's splits are merged in ascending order, so the result
-// depends neither on the thread count nor on how many splits are in flight. Private to this folder.
+// Rows (token, head) of a chunk of tokens are cut into groups of one sequence, the cache into splits of kSplit keys at
+// absolute positions. A task is a group x a split: it starts its own softmax. A row's splits are merged in ascending
+// order, so the result depends neither on the thread count nor on how many splits are in flight. Private to this
+// folder.
 #pragma once
 
 #include "ops/mla/mla_simd.h"

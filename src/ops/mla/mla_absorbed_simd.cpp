@@ -81,8 +81,8 @@ void attend_task(const MlaChunk& c, int64_t i, float* scratch) {
   else attend_split<float>(c, c.tasks[i], c.partial(i), scratch);
 }
 
-// Adds the splits in flight to one row's result, in their order: both are brought to the larger max. Every row sees key 0, so after
-// its first split the max is above -inf.
+// Adds the splits in flight to one row's result, in their order: both are brought to the larger max. Every row sees key
+// 0, so after its first split the max is above -inf.
 void merge_row(const MlaChunk& c, int64_t row) {
   const Tag d;
   const int64_t R = c.args->R;

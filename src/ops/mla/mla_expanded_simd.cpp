@@ -1,6 +1,6 @@
-// The expanded way: keys and values of kSpan tokens at a time are made from the latents, for all heads, into scratch; then every tile
-// of queries passes them with an online softmax. The unnormalised result waits in out between spans, its max and sum in scratch.
-// Nothing of the size of tokens^2, or of all keys of all heads, is ever held.
+// The expanded way: keys and values of kSpan tokens at a time are made from the latents, for all heads, into scratch;
+// then every tile of queries passes them with an online softmax. The unnormalised result waits in out between spans,
+// its max and sum in scratch. Nothing of the size of tokens^2, or of all keys of all heads, is ever held.
 #include <cstring>
 #include <limits>
 

@@ -1,6 +1,6 @@
 // The two register-tiled f32 products that attention is made of. Included once per Highway target: the guard toggles.
-// Every element of a result is one chain of multiply-adds in the order of k, whatever tile it falls into: rows and columns of a call can
-// be regrouped without changing a bit.
+// Every element of a result is one chain of multiply-adds in the order of k, whatever tile it falls into: rows and
+// columns of a call can be regrouped without changing a bit.
 #if defined(LINNET_OPS_MLA_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LINNET_OPS_MLA_KERNELS_INL_H_
 #undef LINNET_OPS_MLA_KERNELS_INL_H_
@@ -102,8 +102,9 @@ void sum_rows(const SumRows<T>& p) {
   for (; row < p.m; ++row) sum_rows_band<1>(p, row);
 }
 
-// g++ 12 repeats a load as the memory operand of every multiply-add that uses it: 27 loads for 24 multiply-adds in dot_rows_tile, more
-// than two a cycle. The empty statement hides where the value came from; no other compiler needs it.
+// g++ 12 repeats a load as the memory operand of every multiply-add that uses it: 27 loads for 24 multiply-adds in
+// dot_rows_tile, more than two a cycle. The empty statement hides where the value came from; no other compiler needs
+// it.
 HWY_INLINE Vec in_register(Vec v) {
 #if defined(__GNUC__) && !defined(__clang__) && HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
   asm("" : "+v"(v.raw));
@@ -123,7 +124,8 @@ struct DotRows {
   int64_t row_stride, column_stride;
 };
 
-// to[0..3] = the sums of the lanes of four vectors; to holds a vector. Each is the same tree: within blocks of four lanes, then over the blocks.
+// to[0..3] = the sums of the lanes of four vectors; to holds a vector. Each is the same tree: within blocks of four
+// lanes, then over the blocks.
 HWY_INLINE void store_sums(Vec v0, Vec v1, Vec v2, Vec v3, float* to) {
 #if HWY_TARGET == HWY_SCALAR
   to[0] = hn::GetLane(v0), to[1] = hn::GetLane(v1), to[2] = hn::GetLane(v2), to[3] = hn::GetLane(v3);

@@ -7,8 +7,8 @@
 
 namespace linnet::ops {
 
-// Softmax advances by blocks of keys at multiples of kMlaBlock of the absolute position, so a query's arithmetic does not depend on
-// what else stands in the call.
+// Softmax advances by blocks of keys at multiples of kMlaBlock of the absolute position, so a query's arithmetic does
+// not depend on what else stands in the call.
 constexpr int64_t kMlaBlock = 64;
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

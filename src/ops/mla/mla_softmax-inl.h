@@ -1,4 +1,5 @@
-// The online softmax over a block of keys, and the sum of the values it weighs. Included once per Highway target: the guard toggles.
+// The online softmax over a block of keys, and the sum of the values it weighs. Included once per Highway target: the
+// guard toggles.
 #if defined(LINNET_OPS_MLA_SOFTMAX_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LINNET_OPS_MLA_SOFTMAX_INL_H_
 #undef LINNET_OPS_MLA_SOFTMAX_INL_H_
@@ -27,7 +28,8 @@ struct SoftmaxRows {
   float *max, *sum, *factor;  // [rows]
 };
 
-// score: products in, probabilities out, relative to the new max; columns at and past a row's limit are neither read nor meant.
+// score: products in, probabilities out, relative to the new max; columns at and past a row's limit are neither read
+// nor meant.
 inline void softmax_block(const SoftmaxRows& s, float scale) {
   const Tag d;
   const Vec lowest = hn::Set(d, -std::numeric_limits<float>::infinity()), vscale = hn::Set(d, scale);
@@ -70,9 +72,9 @@ struct BlockValues {
   int64_t ahead;  // as in SumRows
 };
 
-// y[i, :] = factor[i] y[i, :] + sum over the keys j < limit[i] of score[i, j] rows[j, :]. A row's own limit ends its sum, so a key that
-// a row must not see does not touch it, not even as 0 * NaN: rows of a band share the keys that all of them see, and each goes on alone
-// from there, in the same order of j.
+// y[i, :] = factor[i] y[i, :] + sum over the keys j < limit[i] of score[i, j] rows[j, :]. A row's own limit ends its
+// sum, so a key that a row must not see does not touch it, not even as 0 * NaN: rows of a band share the keys that all
+// of them see, and each goes on alone from there, in the same order of j.
 template <class T>
 void gather_values(const SoftmaxRows& s, const BlockValues<T>& v, float* y, int64_t y_stride) {
   constexpr float kOne = 1;

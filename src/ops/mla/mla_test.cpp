@@ -1,4 +1,5 @@
-// Latent attention: both ways against the definition and against each other; causality, cuts, batches and threads in bits.
+// Latent attention: both ways against the definition and against each other; causality, cuts, batches and threads in
+// bits.
 #include "ops/mla/mla.h"
 
 #include <cmath>
@@ -80,8 +81,8 @@ OwnedTensor run_ref(MlaCase& c) {
   return c.out;
 }
 
-// A scaled score of size `score` is a chain of at most Dn + R + Dr roundings, p a chain of 64 more, and out a mean of values of size 1
-// to 4 whose weights are off by the score's error. Roundings partly cancel: half of that bound.
+// A scaled score of size `score` is a chain of at most Dn + R + Dr roundings, p a chain of 64 more, and out a mean of
+// values of size 1 to 4 whose weights are off by the score's error. Roundings partly cancel: half of that bound.
 test::Tolerance tolerance(const Sizes& s, double score = 1) {
   return {.abs = 0.5 * static_cast<double>(s.Dn + s.R + s.Dr + 64) * score * 0x1p-24,
           .why = "(Dn + R + Dr + 64) / 2 roundings of 2^-24 |score|"};
@@ -214,7 +215,8 @@ TEST(Mla, BitsDoNotDependOnTheBatchOrThreads) {
   }
 }
 
-// With the model's widths the first token and long prompts go the expanded way, decode and short continuations the absorbed way.
+// With the model's widths the first token and long prompts go the expanded way, decode and short continuations the
+// absorbed way.
 TEST(Mla, TakesTheCheaperWay) {
   const Sizes s{.H = 1, .Dn = 128, .Dr = 64, .Dv = 128, .R = 512};
   const struct {

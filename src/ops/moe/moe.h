@@ -1,5 +1,5 @@
-// Mixture-of-experts routing: which experts a token goes to, the order in which experts see tokens, and the sum of what they answer.
-// The experts' products themselves are gemm problems. Definition: moe_ref.cpp.
+// Mixture-of-experts routing: which experts a token goes to, the order in which experts see tokens, and the sum of what
+// they answer. The experts' products themselves are gemm problems. Definition: moe_ref.cpp.
 #pragma once
 
 #include "core/tensor.h"
@@ -9,8 +9,9 @@ namespace linnet::ops {
 
 enum class RouterScore : uint8_t { sigmoid, softmax };
 
-// s = score(logits); choice = s + bias; with n_groups > 1, groups are ranked by the sum of their two best choices and all but
-// topk_groups of them get choice 0; experts = the K largest choices (ties: lower index first), listed in descending order of choice;
+// s = score(logits); choice = s + bias; with n_groups > 1, groups are ranked by the sum of their two best choices and
+// all but topk_groups of them get choice 0; experts = the K largest choices (ties: lower index first), listed in
+// descending order of choice;
 // w = s[experts] (or choice[experts] with biased_weights); renormalize: w /= sum w + 1e-20; w *= scaling.
 // Source: DeepSeek-V3 routing as Kimi Linear uses it; biased_weights is what the published remote code computes.
 struct RouterArgs {
@@ -24,7 +25,8 @@ struct RouterArgs {
   bool biased_weights = false;
   RouterScore score = RouterScore::sigmoid;
 };
-// Throws InvalidArgument. NaN logits: a token whose logits hold a NaN gets experts 0..K-1 with NaN weights (visible, in range).
+// Throws InvalidArgument. NaN logits: a token whose logits hold a NaN gets experts 0..K-1 with NaN weights (visible, in
+// range).
 Plan<RouterArgs> plan_router(const RouterArgs& args, Isa isa = active_isa());
 void router_ref(const RouterArgs& args);
 

@@ -12,7 +12,8 @@ namespace {
 
 using test::OwnedTensor;
 
-// sigmoid or softmax 5e-7 (softmax sums E positive terms in double), the sum of K weights and two products: K + 3 roundings.
+// sigmoid or softmax 5e-7 (softmax sums E positive terms in double), the sum of K weights and two products: K + 3
+// roundings.
 constexpr test::Tolerance kWeights{.rel = 2e-6, .row_rel = 2e-6, .why = "score 5e-7, K + 3 roundings of 6e-8"};
 
 struct RouterCase {

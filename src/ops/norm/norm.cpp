@@ -18,7 +18,8 @@ void expect_positive(const char* op, const char* what, int64_t extent) {
   if (extent < 1) throw InvalidArgument(cat(op, ": ", what, ": expected at least 1, got ", extent));
 }
 
-// The sum of squares may be zero, so eps keeps the division finite; 0 is the caller's choice, a negative value an error.
+// The sum of squares may be zero, so eps keeps the division finite; 0 is the caller's choice, a negative value an
+// error.
 void expect_eps(const char* op, float eps) {
   if (!(eps >= 0)) throw InvalidArgument(cat(op, ": eps: expected 0 or more, got ", eps));
 }

@@ -35,7 +35,8 @@ struct GatedNormArgs {
   GateActivation activation = GateActivation::sigmoid;
 };
 
-// Each plan_* throws InvalidArgument. N == 0 is allowed. Sums are f32, in an order that depends only on the row's width.
+// Each plan_* throws InvalidArgument. N == 0 is allowed. Sums are f32, in an order that depends only on the row's
+// width.
 Plan<RmsNormArgs> plan_rms_norm(const RmsNormArgs& args, Isa isa = active_isa());
 Plan<L2NormArgs> plan_l2_norm(const L2NormArgs& args, Isa isa = active_isa());
 Plan<GatedNormArgs> plan_gated_norm(const GatedNormArgs& args, Isa isa = active_isa());

@@ -15,8 +15,8 @@ using test::OwnedTensor;
 // Widths around every vector length (4, 8, 16), around four vectors of each, and the model's own.
 constexpr int64_t kWidths[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 2304};
 
-// The sum of n squares has n terms of one sign: its relative error is at most (n / (4 lanes) + 8) roundings of 6e-8, half of
-// which reaches the root; then 4 roundings. n / 16 + 20 covers all lane counts.
+// The sum of n squares has n terms of one sign: its relative error is at most (n / (4 lanes) + 8) roundings of 6e-8,
+// half of which reaches the root; then 4 roundings. n / 16 + 20 covers all lane counts.
 test::Tolerance norm_tolerance(int64_t width) {
   const double rel = (static_cast<double>(width) / 16 + 20) * 6e-8;
   return {.abs = 1e-37, .rel = rel, .row_rel = rel, .why = "(width/16 + 20) roundings of 2^-24"};
@@ -56,8 +56,8 @@ TEST(Norm, RmsRoundsBeforeTheWeightWhenAsked) {
   test::run_plan(plan_rms_norm(args), args);
   args.y = want;
   rms_norm_ref(args);
-  // One f32 rounding before the bf16 rounding may move a value across a tie: then one bf16 step, 2^-8 at most. The row norm
-  // shows that this stays rare.
+  // One f32 rounding before the bf16 rounding may move a value across a tie: then one bf16 step, 2^-8 at most. The row
+  // norm shows that this stays rare.
   EXPECT_TRUE(test::close(got, want, {.abs = 1e-37, .rel = 0x1p-7, .row_rel = 2e-4, .why = "one bf16 step, rarely"}));
   int64_t off = 0;
   for (int64_t i = 0; i < N * C; ++i) off += got.f32()[i] != want.f32()[i];

@@ -1,5 +1,6 @@
-// Short causal convolution with Highway vectors. Two regions: every output from the inputs and the old states, then the new states.
-// So no piece writes what another reads, and an output is the same expression wherever its token stands in a call.
+// Short causal convolution with Highway vectors. Two regions: every output from the inputs and the old states, then the
+// new states. So no piece writes what another reads, and an output is the same expression wherever its token stands in
+// a call.
 #include <algorithm>
 #include <cstring>
 

@@ -38,8 +38,8 @@ struct ConvCase {
   }
 };
 
-// At most 8 products of about N(0, 2^2) values, partial sums below 60 here: 9 roundings of 60 * 2^-24, then silu (slope <= 1.1,
-// 6 roundings of the result).
+// At most 8 products of about N(0, 2^2) values, partial sums below 60 here: 9 roundings of 60 * 2^-24, then silu (slope
+// <= 1.1, 6 roundings of the result).
 constexpr test::Tolerance kTolerance{
     .abs = 4e-5, .rel = 6e-7, .row_rel = 2e-6, .why = "W + 1 roundings of partial sums"};
 

@@ -1,5 +1,5 @@
-// Latent attention against its floors, the bandwidth of reading the cache and the multiply-add peak in f32. Floors are
-// measured in the same process, in turn with what they are compared to; the label starts with ratio = median of floor / time.
+// Latent attention against its floors: the read of the cache, and the multiply-add peak in f32. Floors are measured in
+// the same process, in turn with what they are compared to; the label starts with ratio = median of floor / time.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 #include <cmath>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "ops/mla/mla_bench.cpp"
+#define HWY_TARGET_INCLUDE "ops/mla/mla_simd_bench.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -157,7 +157,8 @@ void against_floor(benchmark::State& state, Problem& problem, const char* bound,
   state.SetLabel(cat("ratio ", median(ratios), " of ", bound, ", ", name_of(active_isa())));
 }
 
-// 8 heads over a bf16 cache of range(0) tokens. The floor is what takes longer: reading the cache, or 2,176 flop a head and key.
+// 8 heads over a bf16 cache of range(0) tokens. The floor is what takes longer: reading the cache, or 2,176 flop a head
+// and key.
 void mla_decode(benchmark::State& state) {
   const int64_t keys = state.range(0), bytes = keys * kRow * 2;
   Problem problem(keys - 1, 1);

@@ -5,7 +5,7 @@
 #include <vector>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "ops/activation/exp_test.cpp"
+#define HWY_TARGET_INCLUDE "ops/activation/exp_simd_test.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
