@@ -45,9 +45,7 @@ void Engine::check_options() {
   require_memory(plan, options_.context, available);
 }
 
-MemoryPlan Engine::memory_plan() const {
-  return plan_memory(*loaded_.model, options_.tokens_per_pass);
-}
+MemoryPlan Engine::memory_plan() const { return plan_memory(*loaded_.model, options_.tokens_per_pass); }
 
 void Engine::check(std::span<const Append> requests) const {
   std::set<const StateSlot*> slots;

@@ -11,10 +11,9 @@ namespace linnet::ops {
 // last W - 1 inputs, oldest first. Source: Kimi Linear, arXiv:2510.26692; tap W - 1 multiplies the current token, as in
 // the published checkpoint.
 struct ShortConvArgs {
-  ConstTensor x;       // [N, C] f32, row stride free
-  ConstTensor weight;  // [C, W] f32, 1 <= W <= 8
-  ConstTensor
-      seq_start;  // [B + 1] i32, packed offsets, ascending from 0 to N; equal neighbours = empty
+  ConstTensor x;          // [N, C] f32, row stride free
+  ConstTensor weight;     // [C, W] f32, 1 <= W <= 8
+  ConstTensor seq_start;  // [B + 1] i32, packed offsets, ascending from 0 to N; equal neighbours = empty
   float* const*
       state;  // [B] pointers to [W - 1, C] f32: in: state before, out: state after. Untouched for an empty sequence
   Tensor y;   // [N, C] f32, row stride free; must not alias x
