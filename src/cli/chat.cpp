@@ -18,7 +18,7 @@ constexpr const char* kHelp =
     "/reset       begin anew\n"
     "/help        this list\n"
     "/quit        end; so does Ctrl-D\n"
-    "Ctrl-C stops a reply. Any other line is a message.";
+    "Ctrl-C stops a reply. Any other line is a message; one that begins with a slash is written with two.";
 
 class Chat {
  public:
@@ -55,6 +55,8 @@ class Chat {
     else if (line == "/reset") conversation_.reset();
     else if (line.starts_with("/save ")) save(line.substr(6));
     else if (line.starts_with("/load ")) load(line.substr(6));
+    else if (line.starts_with("//")) answer(line.substr(1));
+    else if (line.starts_with("/")) note(cat("no command ", printable(line, 40), "; /help lists the commands"));
     else if (!line.empty()) answer(line);
   }
 

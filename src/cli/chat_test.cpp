@@ -78,7 +78,10 @@ TEST(chat, commands) {
   EXPECT_EQ(replies[0], replies[2]);
   EXPECT_THAT(chat("/help\n").err,
               testing::AllOf(HasSubstr("/save FILE"), HasSubstr("/load FILE"), HasSubstr("/reset")));
-  EXPECT_EQ(lines_of(chat("/unknown command\n").out).size(), 1u);  // a message
+  const Outcome unknown = chat("/unknown command\n");
+  EXPECT_EQ(unknown.out, "");
+  EXPECT_THAT(unknown.err, HasSubstr("no command /unknown command"));
+  EXPECT_EQ(lines_of(chat("//unknown command\n").out).size(), 1u);  // a message that begins with a slash
 }
 
 TEST(chat, a_command_that_fails_is_said_and_the_conversation_goes_on) {
