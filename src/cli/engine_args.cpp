@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 
+#include "cli/progress.h"
+#include "core/cpu_features.h"
 #include "core/errors.h"
 #include "core/text.h"
 
@@ -52,7 +54,18 @@ std::unique_ptr<runtime::Engine> open_engine(const EngineArgs& args) {
       .threads = args.threads, .context = args.context, .tokens_per_pass = args.tokens_per_pass};
   options.load.parity = parse_parity(args.parity);
   if (!args.latent.empty()) options.load.cache_dtype = parse_latent(args.latent);
+  active_isa();  // LINNET_ISA is wrong at once or not at all
+  ProgressLine progress(cat("loading ", args.model.string()), "bytes");
+  progress.show(0, 0);
+  options.load.check_progress = [&](int64_t done, int64_t total) { progress.update(done, total); };
   return std::make_unique<runtime::Engine>(args.model, options);
+}
+
+void blame_weights(runtime::Engine& engine) {
+  ProgressLine progress("checking weights", "bytes");
+  const std::string bad = model::find_bad_weight(engine.loaded(), engine.pool(),
+                                                 [&](int64_t done, int64_t total) { progress.update(done, total); });
+  if (!bad.empty()) throw FormatError(bad);
 }
 
 }  // namespace linnet::cli

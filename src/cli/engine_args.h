@@ -27,4 +27,8 @@ model::ParityOptions parse_parity(const std::string& text);
 // Loads the model; a line of progress on the terminal meanwhile.
 std::unique_ptr<runtime::Engine> open_engine(const EngineArgs& args);
 
+// For results that are no numbers: looks through all weights, which a large checkpoint did not get at load. Throws FormatError naming
+// the bad one; returns when all are finite.
+void blame_weights(runtime::Engine& engine);
+
 }  // namespace linnet::cli

@@ -58,9 +58,16 @@ int run_generate(const GenerateArgs& args) {
     progress.update(done, total);
     return !interrupt.raised();
   };
+  if (static_cast<int64_t>(prompt.size()) > engine->tokens_per_pass())
+    progress.show(0, static_cast<int64_t>(prompt.size()));
   runtime::StateSlot slot = engine->new_slot();
-  const runtime::GenerateResult result =
-      runtime::generate(*engine, slot, tokenizer, {}, prompt, options, sink, during_prompt);
+  runtime::GenerateResult result;
+  try {
+    result = runtime::generate(*engine, slot, tokenizer, {}, prompt, options, sink, during_prompt);
+  } catch (const InternalError&) {  // a logit that is no number
+    blame_weights(*engine);
+    throw;
+  }
   progress.erase();
   if (args.json) print(result_json(result, text, options.sampling.seed));
   else if (stdout_is_terminal() && !text.empty() && text.back() != '\n') print("\n");

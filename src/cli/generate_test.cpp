@@ -158,6 +158,19 @@ TEST(generate, a_full_stdout_is_an_error) {
   expect_refusal(linnet(command({"-p", "a", "-n", "4"}), options), 3, "stdout: cannot write: No space left on device");
 }
 
+TEST(generate, progress_shows_on_a_terminal_only_and_goes_away) {
+  RunOptions terminal;
+  terminal.err_is_terminal = true;
+  const Outcome outcome =
+      linnet(command({"-p", std::string(600, 'a'), "--tokens-per-pass", "64", "-n", "2"}), terminal);
+  EXPECT_THAT(outcome.err, HasSubstr("loading " + tiny_checkpoint()));
+  EXPECT_THAT(outcome.err, HasSubstr("prompt   0 %  0 / 300 tokens"));
+  const size_t erased = outcome.err.rfind("\r\x1b[K");
+  ASSERT_NE(erased, std::string::npos);
+  EXPECT_TRUE(outcome.err.substr(erased + 4).starts_with("prompt 300 tokens ")) << outcome.err;  // the timing
+  EXPECT_EQ(outcome.out, text_of({"-p", std::string(600, 'a'), "-n", "2"}));
+}
+
 TEST(generate, parity_options_change_what_is_computed) {
   const auto logits = [](const std::string& parity) {
     const formats::ScratchFolder folder;

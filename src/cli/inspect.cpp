@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "core/errors.h"
 #include "core/text.h"
 #include "formats/checkpoint_names.h"
@@ -44,7 +45,10 @@ Subject open_subject(const InspectArgs& args, ThreadPool& pool) {
   const bool folder = fs::is_directory(args.model);
   if (folder && has_weights(args.model)) {
     subject.loaded = model::load_model(args.model, {.check_values = false}, pool);
-    const std::string bad = args.check ? model::find_bad_weight(*subject.loaded, pool) : "";
+    if (!args.check) return subject;
+    ProgressLine progress("checking weights", "bytes");
+    const std::string bad = model::find_bad_weight(*subject.loaded, pool,
+                                                   [&](int64_t done, int64_t total) { progress.update(done, total); });
     if (!bad.empty()) throw FormatError(bad);
     return subject;
   }

@@ -114,6 +114,10 @@ int run_perplexity(const PerplexityArgs& args) {
     }));
   }
   progress.erase();
+  if (!std::isfinite(result.score.all.nll)) {
+    blame_weights(*engine);
+    throw InternalError(cat("perplexity: expected a finite loss, got ", result.score.all.nll));
+  }
   print(args.json ? json(result, options) : table(result));
   return 0;
 }

@@ -26,19 +26,23 @@ ProgressLine::ProgressLine(std::string what, std::string unit)
 ProgressLine::~ProgressLine() { erase(); }
 
 void ProgressLine::update(int64_t done, int64_t total) {
+  if (Clock::now() >= next_) show(done, total);
+}
+
+void ProgressLine::show(int64_t done, int64_t total) {
+  if (!enabled_) return;
   const Clock::time_point now = Clock::now();
-  if (!enabled_ || now < next_) return;
   next_ = now + kInterval;
   const double seconds = std::chrono::duration<double>(now - start_).count();
   std::string line = cat("\r\x1b[K", what_);
   if (total > 0) {
     char share[32];
     std::snprintf(share, sizeof share, " %3.0f %%", 100.0 * static_cast<double>(done) / static_cast<double>(total));
-    line += cat(share, "  ", amount(done, unit_), " / ", amount(total, unit_));
+    line += cat(share, "  ", amount(done, unit_), " / ", amount(total, unit_), unit_ == "bytes" ? "" : " " + unit_);
   }
   if (done > 0) {
     const double rate = static_cast<double>(done) / seconds;
-    line += cat(unit_ == "bytes" ? "  " : cat(" ", unit_, "  "), amount(static_cast<int64_t>(rate), unit_), "/s");
+    line += cat("  ", amount(static_cast<int64_t>(rate), unit_), "/s");
     if (total > done) line += cat("  ", static_cast<int64_t>(static_cast<double>(total - done) / rate) + 1, " s left");
   }
   print_error(line);

@@ -15,8 +15,9 @@ class ProgressLine {
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
 
-  // Appears after a short while, then changes a few times a second. total 0: no share is known.
-  void update(int64_t done, int64_t total);
+  // total 0: no share is known.
+  void show(int64_t done, int64_t total);    // at once
+  void update(int64_t done, int64_t total);  // when the work has lasted a short while, and then a few times a second
   void erase();
 
  private:

@@ -73,7 +73,7 @@ double decode_rate(const runtime::GenerateResult& r) {
 
 std::string timing_line(const runtime::GenerateResult& r, const runtime::SamplingParams& sampling) {
   char text[160];
-  std::snprintf(text, sizeof text, "prompt %lld tokens %.2f s %.1f/s, reply %zu tokens %.2f s %.1f/s, %s",
+  std::snprintf(text, sizeof text, "prompt %lld tokens %.3f s %.1f/s, reply %zu tokens %.3f s %.1f/s, %s",
                 static_cast<long long>(r.prompt_tokens), r.prompt_seconds, prompt_rate(r), r.tokens.size(),
                 r.decode_seconds, decode_rate(r), name_of(r.finish));
   return sampling.temperature > 0 ? cat(text, ", seed ", sampling.seed) : text;

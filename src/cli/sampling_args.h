@@ -30,7 +30,7 @@ struct SamplingArgs {
 runtime::GenerateOptions generate_options(const SamplingArgs& args, const std::filesystem::path& dir,
                                           const model::ModelConfig& config, const formats::Tokenizer& tokenizer);
 
-// "prompt 12 tokens 0.05 s 240/s, reply 32 tokens 0.40 s 80/s, token limit, seed 7"
+// "prompt 12 tokens 0.050 s 240.0/s, reply 32 tokens 0.400 s 77.5/s, token limit, seed 7"
 std::string timing_line(const runtime::GenerateResult& result, const runtime::SamplingParams& sampling);
 
 // Tokens for each second; the first token of a reply comes from the prompt's pass and costs no step.

@@ -125,14 +125,15 @@ LoadedModel load_model(const std::filesystem::path& dir, const LoadOptions& opti
   std::string identity = identity_of(*model, checkpoint, cache_dtype);
   LoadedModel loaded{std::move(checkpoint), std::move(model), std::move(identity), cache_dtype};
   if (options.check_values && static_cast<uint64_t>(loaded.checkpoint->total_bytes()) <= kCheckedBytes) {
-    const std::string bad = find_bad_weight(loaded, pool);
+    const std::string bad = find_bad_weight(loaded, pool, options.check_progress);
     if (!bad.empty()) throw FormatError(bad);
   }
   return loaded;
 }
 
-std::string find_bad_weight(const LoadedModel& loaded, ThreadPool& pool) {
+std::string find_bad_weight(const LoadedModel& loaded, ThreadPool& pool, const CheckProgress& progress) {
   constexpr int64_t kGrain = int64_t{1} << 20;
+  int64_t done = 0;
   for (const TensorRow& row : loaded.model->table().rows()) {
     const ConstTensor t = in_file(*loaded.checkpoint, row);
     std::atomic<int64_t> first{t.elements()};
@@ -143,6 +144,7 @@ std::string find_bad_weight(const LoadedModel& loaded, ThreadPool& pool) {
       while (bad < seen && !first.compare_exchange_weak(seen, bad)) {}
     });
     const int64_t at = first.load();
+    if (progress) progress(done += t.bytes(), loaded.checkpoint->total_bytes());
     if (at == t.elements()) continue;
     const float value = t.dtype == DType::f32    ? t.as<float>()[at]
                         : t.dtype == DType::bf16 ? to_f32(t.as<bf16>()[at])

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,10 +13,14 @@
 
 namespace linnet::model {
 
+// Told how many of how many bytes of weights have been looked at.
+using CheckProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
+
 struct LoadOptions {
   ParityOptions parity;
   std::optional<DType> cache_dtype;  // of the latent cache; not given: f32 for f32 weights, else bf16
   bool check_values = true;          // look for NaN and infinite weights, when the checkpoint is at most kCheckedBytes
+  CheckProgress check_progress;      // of that
 };
 
 // Larger checkpoints are not read through at load: a NaN then shows in the logits, and find_bad_weight names its tensor.
@@ -35,6 +40,6 @@ LoadedModel load_model(const std::filesystem::path& dir, const LoadOptions& opti
 
 // "file: tensor: element 7: expected a finite number, got nan" of the first tensor in table order with a NaN or infinity; empty when
 // there is none. The model must have its checkpoint.
-std::string find_bad_weight(const LoadedModel& loaded, ThreadPool& pool);
+std::string find_bad_weight(const LoadedModel& loaded, ThreadPool& pool, const CheckProgress& progress = nullptr);
 
 }  // namespace linnet::model

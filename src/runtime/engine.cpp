@@ -21,6 +21,7 @@ Engine::Engine(const std::filesystem::path& dir, EngineOptions options)
       pool_(options_.threads),
       workspace_(physical_memory_bytes()),
       loaded_(model::load_model(dir, options_.load, pool_)) {
+  options_.load.check_progress = nullptr;  // what it refers to may end with the call
   check_options();
 }
 
