@@ -1,0 +1,78 @@
+// Kimi Delta Attention on Hopper (sm_90a): arguments and launches of the prefill and decode kernels. All pointers are device memory.
+// The recurrence is the one of linear_attn.h with Decay::per_channel and delta; here the kernels also do what the layer does
+// around it, from what the projections and the convolution produce:
+//   q, k <- x / sqrt(sum x^2 + 1e-6)                       L2 norm over the head
+//   log decay <- -exp(a_log) softplus(z + dt_bias)         KdaGate::softplus
+//              | lower_bound sigmoid(exp(a_log) (z + dt_bias))   KdaGate::lower_bound
+//   beta <- sigmoid(beta logit)
+// Story, numerics and measurements: docs/kernels/kda-sm90.md.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+struct CUstream_st;
+
+namespace linnet::ops {
+
+constexpr int kKdaSm90Dim = 128;   // Dk = Dv
+constexpr int kKdaSm90Chunk = 64;  // tokens solved together; states handed over at multiples of it are bit-exact
+constexpr int kKdaSm90ConvTaps = 4;
+
+enum class KdaGate : uint8_t { softplus, lower_bound };
+
+// What both kernels need to turn raw projections into decay and write strength.
+struct KdaGateArgs {
+  const float* a_log;    // [H]
+  const float* dt_bias;  // [H, 128]
+  KdaGate gate = KdaGate::softplus;
+  float lower_bound = -5;  // read only with KdaGate::lower_bound
+};
+
+struct KdaPrefillSm90 {
+  const void* q;  // [N, H, 128] bf16 (as k, v, z, out), token stride below
+  const void* k;
+  const void* v;
+  const void* z;         // raw decay gate
+  const void* beta;      // [N, H] bf16 logits
+  void* out;             // [N, H, 128] bf16; must not alias an input
+  int64_t token_stride;  // elements between tokens of q, k, v, z and out; a multiple of 8, >= H * 128
+  const void*
+      seq_start;  // [B + 1] int32 or int64: seq_start[0] == 0, ascending, seq_start[B] == N; equal neighbours = empty
+  bool seq_start_is_64;
+  int n_sequences, n_heads;
+  int64_t n_tokens;          // N, known to the host; the lengths are not
+  float* state;              // pool [slots, H, 128 (Dk), 128 (Dv)] f32
+  const int32_t* state_in;   // [B] slots read before the first token; negative or null: zero state
+  const int32_t* state_out;  // [B] slots written after the last token; negative or null: not written
+  float scale;               // usually 128^-1/2; within [2^-10, 2^10]
+  KdaGateArgs gate;
+};
+
+// Bytes of scratch for a prefill of n_tokens in n_sequences; 128-byte aligned memory.
+size_t kda_prefill_sm90_workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads) noexcept;
+
+// Enqueues the prefill. No host synchronisation, graph-capturable, deterministic. Returns a cudaError_t.
+int kda_prefill_sm90(const KdaPrefillSm90& args, void* workspace, CUstream_st* stream) noexcept;
+
+// One token of every sequence, from the projections' outputs to the input of the output projection.
+struct KdaDecodeSm90 {
+  const void* qkv;           // [B, 3, H, 128] bf16: projections of the token, before the convolution (q, k, v)
+  const void* z;             // [B, H, 128] bf16, raw decay gate
+  const void* beta;          // [B, H] bf16 logits
+  const void* out_gate;      // [B, H, 128] bf16, before its sigmoid
+  const float* conv_weight;  // [3, H, 128, 4], tap 3 multiplies the current token
+  const float* norm_weight;  // [128]
+  void* out;                 // [B, H, 128] bf16
+  void* conv_state;          // pool [slots, 3, H, 128, 3] bf16: the last three inputs, oldest first; updated
+  float* state;              // pool [slots, H, 128 (Dk), 128 (Dv)] f32; updated
+  const int32_t* slot;       // [B]; negative: the sequence is padding, nothing is read or written for it
+  int n_sequences, n_heads;
+  float scale;
+  float norm_eps = 1e-5f;
+  KdaGateArgs gate;
+};
+
+int kda_decode_sm90(const KdaDecodeSm90& args, CUstream_st* stream) noexcept;
+
+}  // namespace linnet::ops
