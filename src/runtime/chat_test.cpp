@@ -60,6 +60,22 @@ TEST_F(Chat, a_turn_reads_only_its_own_tokens_and_answers_as_if_all_were_read) {
   EXPECT_EQ(chat.messages().size(), 5u);
 }
 
+TEST_F(Chat, the_template_writes_the_end_of_a_reply_once) {
+  const int32_t end = *tokenizer->special_id("<|im_end|>");
+  GenerateOptions ending = greedy;
+  ending.sampling.logit_bias = {{end, 1000.f}};
+  ending.end_ids = {end};
+  Conversation chat = conversation();
+  const Reply first = chat.reply("hello", ending, nullptr);
+  EXPECT_EQ(first.result.finish, Finish::end_token);
+  EXPECT_EQ(chat.messages().back().content, "");
+  const Reply second = chat.reply("more", ending, nullptr);
+  EXPECT_EQ(second.read_anew, "");
+  const std::string turn = "<|im_end|><|im_user|>user<|im_middle|>more<|im_end|><|im_assistant|>assistant<|im_middle|>";
+  EXPECT_EQ(second.result.prompt_tokens,
+            static_cast<int64_t>(tokenizer->encode(turn, formats::SpecialPolicy::parse).size()));
+}
+
 TEST_F(Chat, a_loaded_conversation_goes_on_as_the_saved_one) {
   Conversation chat = conversation();
   GenerateOptions drawn = greedy;
