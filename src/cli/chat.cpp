@@ -20,6 +20,11 @@ constexpr const char* kHelp =
     "/quit        end; so does Ctrl-D\n"
     "Ctrl-C stops a reply. Any other line is a message; one that begins with a slash is written with two.";
 
+std::string trimmed(const std::string& text) {
+  const size_t first = text.find_first_not_of(" \t\r");
+  return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(" \t\r") + 1 - first);
+}
+
 class Chat {
  public:
   Chat(const ChatArgs& args, runtime::Conversation& conversation, runtime::GenerateOptions options)
@@ -36,7 +41,7 @@ class Chat {
         note("\n(/quit or Ctrl-D ends)");
         continue;
       }
-      if (!line.text || *line.text == "/quit") {
+      if (!line.text || trimmed(*line.text) == "/quit") {
         if (prompting && !line.text) note("");
         return status_;
       }
@@ -51,20 +56,24 @@ class Chat {
 
  private:
   void obey(const std::string& line) {
-    if (line == "/help") note(kHelp);
-    else if (line == "/reset") conversation_.reset();
-    else if (line.starts_with("/save ")) save(line.substr(6));
-    else if (line.starts_with("/load ")) load(line.substr(6));
+    const size_t space = std::min(line.find(' '), line.size());
+    const std::string command = line.substr(0, space), rest = trimmed(line.substr(space));
+    if (command == "/help") note(kHelp);
+    else if (command == "/reset") conversation_.reset();
+    else if (command == "/save") save(rest);
+    else if (command == "/load") load(rest);
     else if (line.starts_with("//")) answer(line.substr(1));
     else if (line.starts_with("/")) note(cat("no command ", printable(line, 40), "; /help lists the commands"));
-    else if (!line.empty()) answer(line);
+    else if (!trimmed(line).empty()) answer(line);
   }
 
   void save(const std::string& file) {
+    if (file.empty()) throw InvalidArgument("/save: expected the name of a file");
     conversation_.save(file);
     note(cat("saved ", conversation_.n_tokens(), " tokens in ", file));
   }
   void load(const std::string& file) {
+    if (file.empty()) throw InvalidArgument("/load: expected the name of a file");
     conversation_.load(file);
     note(cat("loaded ", conversation_.n_tokens(), " tokens from ", file));
   }

@@ -72,7 +72,7 @@ TEST(chat, save_and_load_go_on_with_the_same_reply) {
 }
 
 TEST(chat, commands) {
-  const Outcome reset = chat("hello\nmore\n/reset\nhello\n/quit\nnot read\n");
+  const Outcome reset = chat("hello\nmore\n/reset \nhello\n \n/quit \nnot read\n");
   const std::vector<std::string> replies = lines_of(reset.out);
   ASSERT_EQ(replies.size(), 3u);
   EXPECT_EQ(replies[0], replies[2]);
@@ -94,6 +94,9 @@ TEST(chat, a_command_that_fails_is_said_and_the_conversation_goes_on) {
   const Outcome unwritable = chat("hello\n/save /nowhere/state\n");
   EXPECT_EQ(unwritable.status, 3);
   EXPECT_THAT(unwritable.err, HasSubstr("linnet: /nowhere/state: "));
+  const Outcome nameless = chat("/save\n");
+  EXPECT_EQ(nameless.status, 2);
+  EXPECT_THAT(nameless.err, HasSubstr("/save: expected the name of a file"));
   const Outcome long_message = chat("hello\n" + std::string(20000, 'x') + "\nmore\n");
   EXPECT_EQ(long_message.status, 2);
   EXPECT_THAT(long_message.err, HasSubstr("the context is 4096"));
