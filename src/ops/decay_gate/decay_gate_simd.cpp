@@ -12,10 +12,13 @@
 
 #include <hwy/contrib/math/math-inl.h>
 
-HWY_BEFORE_NAMESPACE();
-namespace linnet::ops::decay_gate::HWY_NAMESPACE {
+#include "ops/lanes-inl.h"
 
-namespace hn = hwy::HWY_NAMESPACE;
+HWY_BEFORE_NAMESPACE();
+namespace linnet::ops {
+namespace HWY_NAMESPACE {
+namespace {
+
 using F = hn::ScalableTag<float>;
 using Vec = hn::Vec<F>;
 
@@ -40,55 +43,45 @@ HWY_INLINE Vec softplus_gate(Vec z, Vec bias, Vec rate) {
   return hn::IfThenElse(hn::IsNaN(x), x, hn::Mul(rate, softplus));
 }
 
-// lower_bound sigmoid(rate x); rate > 0. sigmoid(y) = exp(-|y|) / (1 + exp(-|y|)) below 0, 1 / (1 + exp(-|y|)) above.
-HWY_INLINE Vec lower_bound_gate(Vec z, Vec bias, Vec rate, Vec lower_bound) {
+// bound sigmoid(rate x); rate > 0. sigmoid(y) = exp(-|y|) / (1 + exp(-|y|)) below 0, 1 / (1 + exp(-|y|)) above.
+HWY_INLINE Vec lower_bound_gate(Vec z, Vec bias, Vec rate, Vec bound) {
   const F f;
   const Vec one = hn::Set(f, 1.0f), y = hn::Mul(rate, hn::Add(z, bias));
   const Vec e = hn::Exp(f, hn::Neg(hn::Abs(y)));
   const Vec sigmoid = hn::Div(hn::IfThenElse(hn::Lt(y, hn::Zero(f)), e, one), hn::Add(one, e));
-  return hn::IfThenElse(hn::IsNaN(y), y, hn::Mul(lower_bound, sigmoid));
+  return hn::IfThenElse(hn::IsNaN(y), y, hn::Mul(bound, sigmoid));
 }
 
-// One token, or a part of it: `width` channels, a multiple of the vector's lanes.
-HWY_INLINE void gate_channels(const DecayGateArgs& a, const float* z, const float* rate, const float* bias,
-                              int64_t width, float* g) {
-  const F f;
-  const Vec lower_bound = hn::Set(f, a.lower_bound);
-  const bool softplus = a.kind == DecayGateKind::softplus;
-  for (int64_t i = 0; i < width; i += static_cast<int64_t>(HWY_LANES(float))) {
-    const Vec zi = hn::LoadU(f, z + i), bi = hn::LoadU(f, bias + i), ri = hn::LoadU(f, rate + i);
-    hn::StoreU(softplus ? softplus_gate(zi, bi, ri) : lower_bound_gate(zi, bi, ri, lower_bound), f, g + i);
-  }
-}
-
-// rate and bias are padded to whole vectors; z and log_decay are not, so their ends pass through a vector of their own.
 void gate_rows(const DecayGateArgs& a, const float* rate, const float* bias, int64_t begin, int64_t end) {
-  constexpr auto kLanes = static_cast<int64_t>(HWY_LANES(float));
-  const int64_t width = a.z.row_elements(), whole = width / kLanes * kLanes;
+  const int64_t width = a.z.row_elements();
   for (int64_t n = begin; n < end; ++n) {
     const float* z = a.z.row<float>(n);
     float* g = a.log_decay.row<float>(n);
-    gate_channels(a, z, rate, bias, whole, g);
-    if (whole == width) continue;
-    HWY_ALIGN float part[kLanes] = {};
-    std::copy(z + whole, z + width, part);
-    gate_channels(a, part, rate + whole, bias + whole, kLanes, part);
-    std::copy(part, part + (width - whole), g + whole);
+    if (a.kind == DecayGateKind::softplus) {
+      map_f32(
+          width, g, [](Vec zi, Vec bi, Vec ri) HWY_ATTR { return softplus_gate(zi, bi, ri); }, z, bias, rate);
+    } else {
+      const Vec bound = hn::Set(F(), a.lower_bound);
+      map_f32(
+          width, g, [=](Vec zi, Vec bi, Vec ri) HWY_ATTR { return lower_bound_gate(zi, bi, ri, bound); }, z, bias,
+          rate);
+    }
   }
 }
 
-}  // namespace linnet::ops::decay_gate::HWY_NAMESPACE
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace linnet::ops
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace linnet::ops {
-namespace decay_gate {
+namespace {
 HWY_EXPORT(gate_rows);
-}
+}  // namespace
 
 size_t decay_gate_simd_workspace_bytes(const DecayGateArgs& a, int) {
-  return 2 *
-         aligned_size(static_cast<size_t>(a.z.row_elements()) * sizeof(float));  // whole cache lines, so whole vectors
+  return 2 * aligned_size(static_cast<size_t>(a.z.row_elements()) * sizeof(float));
 }
 
 void decay_gate_simd(const DecayGateArgs& a, const Exec& exec) noexcept {
@@ -105,7 +98,6 @@ void decay_gate_simd(const DecayGateArgs& a, const Exec& exec) noexcept {
   constexpr int64_t kPieceElements = 8192;  // about 10 us of work
   exec.pool.parallel_for(N, std::max<int64_t>(1, kPieceElements / std::max<int64_t>(width, 1)),
                          [&](int64_t begin, int64_t end, int) {
-                           using namespace decay_gate;
                            HWY_DYNAMIC_DISPATCH(gate_rows)(a, rate, bias, begin, end);
                          });
 }

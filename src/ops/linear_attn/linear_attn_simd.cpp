@@ -10,7 +10,9 @@
 #include "ops/linear_attn/linear_attn_simd_step-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace linnet::ops::linear_attn::HWY_NAMESPACE {
+namespace linnet::ops {
+namespace HWY_NAMESPACE {
+namespace {
 
 // Scratch of the chunk path: per thread one set of temporaries and the panels of one head, and two sets of operators.
 struct ChunkMemory {
@@ -139,23 +141,21 @@ size_t workspace_bytes(const LinearAttnArgs& a, int n_threads) {
   return std::max(chunks, bytes(n_threads * step_scratch_floats(Dk)));
 }
 
-}  // namespace linnet::ops::linear_attn::HWY_NAMESPACE
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace linnet::ops
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace linnet::ops {
-namespace linear_attn {
+namespace {
 HWY_EXPORT(run);
 HWY_EXPORT(workspace_bytes);
-}  // namespace linear_attn
+}  // namespace
 
-void linear_attn_simd(const LinearAttnArgs& args, const Exec& exec) noexcept {
-  using namespace linear_attn;
-  HWY_DYNAMIC_DISPATCH(run)(args, exec);
-}
+void linear_attn_simd(const LinearAttnArgs& args, const Exec& exec) noexcept { HWY_DYNAMIC_DISPATCH(run)(args, exec); }
 
 size_t linear_attn_simd_workspace_bytes(const LinearAttnArgs& args, int n_threads) {
-  using namespace linear_attn;
   return HWY_DYNAMIC_DISPATCH(workspace_bytes)(args, n_threads);
 }
 

@@ -17,7 +17,9 @@
 #include "ops/linear_attn/linear_attn_simd_tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace linnet::ops::linear_attn::HWY_NAMESPACE {
+namespace linnet::ops {
+namespace HWY_NAMESPACE {
+namespace {
 
 inline int64_t panel_count(int64_t Dv) { return (Dv + panel_width() - 1) / panel_width(); }
 inline int64_t panel_floats(int64_t Dk) { return padded(Dk) * panel_width(); }
@@ -67,6 +69,8 @@ inline void apply_chunk(const LinearAttnHead& x, const ChunkOperators& op, int64
   }
 }
 
-}  // namespace linnet::ops::linear_attn::HWY_NAMESPACE
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace linnet::ops
 HWY_AFTER_NAMESPACE();
 #endif

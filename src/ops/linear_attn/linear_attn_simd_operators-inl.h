@@ -21,7 +21,9 @@
 #include "ops/linear_attn/linear_attn_simd_tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace linnet::ops::linear_attn::HWY_NAMESPACE {
+namespace linnet::ops {
+namespace HWY_NAMESPACE {
+namespace {
 
 // Below this many tokens a decayed product is summed channel by channel, above by bisection.
 constexpr int64_t kLeaf = 16;
@@ -214,6 +216,8 @@ inline void prepare_chunk(const LinearAttnHead& x, const ChunkScratch& m, const 
   }
 }
 
-}  // namespace linnet::ops::linear_attn::HWY_NAMESPACE
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace linnet::ops
 HWY_AFTER_NAMESPACE();
 #endif

@@ -11,44 +11,30 @@
 
 #include <algorithm>
 
+#include "ops/lanes-inl.h"
 #include "ops/linear_attn/linear_attn_simd.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace linnet::ops::linear_attn::HWY_NAMESPACE {
+namespace linnet::ops {
+namespace HWY_NAMESPACE {
+namespace {
 
-namespace hn = hwy::HWY_NAMESPACE;
 using F = hn::ScalableTag<float>;
 using Vec = hn::Vec<F>;
 
-inline constexpr int64_t lanes() { return static_cast<int64_t>(HWY_LANES(float)); }
+constexpr int64_t lanes() { return static_cast<int64_t>(HWY_LANES(float)); }
 
 // Scratch rows are padded to the widest vector of any instruction set, so that they need no tails.
-inline constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
 // Elements [i, i + lanes) of a row that has `size`; what lies beyond is read as 0 and never touched.
 HWY_INLINE Vec load_row(const float* row, int64_t i, int64_t size) {
-  const F f;
-  if (i + lanes() <= size) return hn::LoadU(f, row + i);
-  if (i >= size) return hn::Zero(f);
-#if HWY_MEM_OPS_MIGHT_FAULT  // masked loads of this instruction set read what they mask
-  HWY_ALIGN float part[HWY_LANES(float)] = {};
-  std::copy(row + i, row + size, part);
-  return hn::Load(f, part);
-#else
-  return hn::MaskedLoad(hn::FirstN(f, static_cast<size_t>(size - i)), f, row + i);
-#endif
+  if (i + lanes() <= size) return hn::LoadU(F(), row + i);
+  return i < size ? load_f32_n(F(), row + i, size - i) : hn::Zero(F());
 }
 HWY_INLINE void store_row(Vec v, float* row, int64_t i, int64_t size) {
-  const F f;
-  if (i + lanes() <= size) return hn::StoreU(v, f, row + i);
-  if (i >= size) return;
-#if HWY_MEM_OPS_MIGHT_FAULT
-  HWY_ALIGN float part[HWY_LANES(float)];
-  hn::Store(v, f, part);
-  std::copy(part, part + (size - i), row + i);
-#else
-  hn::BlendedStore(v, hn::FirstN(f, static_cast<size_t>(size - i)), f, row + i);
-#endif
+  if (i + lanes() <= size) hn::StoreU(v, F(), row + i);
+  else if (i < size) store_n(v, F(), row + i, size - i);
 }
 
 HWY_INLINE float sum_lanes(Vec v) { return hn::GetLane(hn::SumOfLanes(F(), v)); }
@@ -65,6 +51,8 @@ HWY_INLINE void decay_row(const LinearAttnHead& x, int64_t t, float* decay) {
     hn::StoreU(x.decay_per_channel ? decay_factor(load_row(g, i, x.Dk)) : same, f, decay + i);
 }
 
-}  // namespace linnet::ops::linear_attn::HWY_NAMESPACE
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace linnet::ops
 HWY_AFTER_NAMESPACE();
 #endif

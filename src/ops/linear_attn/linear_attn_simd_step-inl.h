@@ -13,7 +13,9 @@
 #include "ops/linear_attn/linear_attn_simd_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace linnet::ops::linear_attn::HWY_NAMESPACE {
+namespace linnet::ops {
+namespace HWY_NAMESPACE {
+namespace {
 
 // Value columns of one block: r and p stay in registers over all key channels (16 of 32, or 8 of 16).
 constexpr int kStepVecs = HWY_TARGET == HWY_AVX3 ? 8 : 4;
@@ -90,6 +92,8 @@ inline void step_head(const LinearAttnHead& x, int64_t begin, int64_t end, float
   }
 }
 
-}  // namespace linnet::ops::linear_attn::HWY_NAMESPACE
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace linnet::ops
 HWY_AFTER_NAMESPACE();
 #endif

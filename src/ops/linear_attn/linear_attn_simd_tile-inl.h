@@ -13,14 +13,16 @@
 #include "ops/linear_attn/linear_attn_simd_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace linnet::ops::linear_attn::HWY_NAMESPACE {
+namespace linnet::ops {
+namespace HWY_NAMESPACE {
+namespace {
 
 // Two multiply-add units of latency 4 need 8 independent accumulators; 8 x 2 take 16 of 32 registers, 4 x 2 take 8 of 16.
 constexpr int kTileRows = HWY_TARGET == HWY_AVX3 ? 8 : 4;
 constexpr int kTileVecs = 2;
 
 // Columns of a full tile; value columns are handled in panels of this width.
-inline constexpr int64_t panel_width() { return kTileVecs * lanes(); }
+constexpr int64_t panel_width() { return kTileVecs * lanes(); }
 
 template <int kVecs = kTileVecs>
 struct Tile {
@@ -112,6 +114,8 @@ inline void transpose(const float* from, int64_t from_row, int64_t n_rows, int64
     }
 }
 
-}  // namespace linnet::ops::linear_attn::HWY_NAMESPACE
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace linnet::ops
 HWY_AFTER_NAMESPACE();
 #endif
