@@ -7,8 +7,8 @@
 namespace linnet::ops {
 
 enum class DecayGateKind : uint8_t {
-  softplus,  // g = -exp(A_log[h]) * softplus(z + dt_bias)                          unbounded below (Kimi-Linear-48B, GDN)
-  lower_bound,  // g = lower_bound * sigmoid(exp(A_log[h]) * (z + dt_bias))            in (lower_bound, 0) (Kimi K3)
+  softplus,     // g = -exp(A_log[h]) * softplus(z + dt_bias)             unbounded below (Kimi-Linear-48B, GDN)
+  lower_bound,  // g = lower_bound * sigmoid(exp(A_log[h]) * (z + dt_bias))   in (lower_bound, 0) (Kimi K3)
 };
 
 // Natural-log decay g <= 0 for every token, head and channel (D = 1: one scalar per head, as GDN has it).

@@ -1,5 +1,5 @@
-// The decay gate with portable vectors, f32. A token is one row of H * D channels; what belongs to a head is spread over its channels
-// once per call, so one head width is as good as another (GDN has 1).
+// The decay gate with portable vectors, f32. A token is one row of H * D channels; what belongs to a head is spread
+// over its channels once per call, so one head width is as good as another (GDN has 1).
 #include "ops/decay_gate/decay_gate_simd.h"
 
 #include <algorithm>
@@ -22,16 +22,20 @@ namespace {
 using F = hn::ScalableTag<float>;
 using Vec = hn::Vec<F>;
 
-// exp(-|x|) for x = z + bias in more than f32: where the gate is almost closed it is proportional to exp(x), so a rounding of x would
-// cost |x| ulp. The rounding error of the sum is exact (Knuth's two-sum) and enters as exp(x + low) = exp(x) (1 + low).
-HWY_INLINE Vec exp_of_minus_abs(Vec z, Vec bias, Vec x) {
+// exp(-|x|); 1 for NaN, which Highway's Exp must not see (it converts to int, undefined where vectors are emulated).
+HWY_INLINE Vec exp_of_minus_abs(Vec x) { return hn::Exp(F(), hn::IfThenZeroElse(hn::IsNaN(x), hn::Neg(hn::Abs(x)))); }
+
+// exp(-|x|) for x = z + bias in more than f32: where the gate is almost closed it is proportional to exp(x), so a
+// rounding of x would cost |x| ulp. The rounding error of the sum is exact (Knuth's two-sum) and enters as
+// exp(x + low) = exp(x) (1 + low).
+HWY_INLINE Vec exp_of_minus_abs_sum(Vec z, Vec bias, Vec x) {
   const F f;
   const Vec from_bias = hn::Sub(x, z);
   const Vec low = hn::Add(hn::Sub(z, hn::Sub(x, from_bias)), hn::Sub(bias, from_bias));
   const Vec sign = hn::And(x, hn::Set(f, -0.0f));
-  const Vec e = hn::Exp(f, hn::Neg(hn::Abs(x)));
-  // Beyond 110 e is 0, and low may be anything.
+  // Beyond 110 the exponential is 0, and low may be anything.
   const Vec correction = hn::IfThenElseZero(hn::Lt(hn::Abs(x), hn::Set(f, 110.0f)), hn::Neg(hn::Xor(low, sign)));
+  const Vec e = exp_of_minus_abs(x);
   return hn::MulAdd(e, correction, e);
 }
 
@@ -39,15 +43,14 @@ HWY_INLINE Vec exp_of_minus_abs(Vec z, Vec bias, Vec x) {
 HWY_INLINE Vec softplus_gate(Vec z, Vec bias, Vec rate) {
   const F f;
   const Vec x = hn::Add(z, bias);
-  const Vec softplus = hn::Add(hn::Max(x, hn::Zero(f)), hn::Log1p(f, exp_of_minus_abs(z, bias, x)));
+  const Vec softplus = hn::Add(hn::Max(x, hn::Zero(f)), hn::Log1p(f, exp_of_minus_abs_sum(z, bias, x)));
   return hn::IfThenElse(hn::IsNaN(x), x, hn::Mul(rate, softplus));
 }
 
 // bound sigmoid(rate x); rate > 0. sigmoid(y) = exp(-|y|) / (1 + exp(-|y|)) below 0, 1 / (1 + exp(-|y|)) above.
 HWY_INLINE Vec lower_bound_gate(Vec z, Vec bias, Vec rate, Vec bound) {
   const F f;
-  const Vec one = hn::Set(f, 1.0f), y = hn::Mul(rate, hn::Add(z, bias));
-  const Vec e = hn::Exp(f, hn::Neg(hn::Abs(y)));
+  const Vec one = hn::Set(f, 1.0f), y = hn::Mul(rate, hn::Add(z, bias)), e = exp_of_minus_abs(y);
   const Vec sigmoid = hn::Div(hn::IfThenElse(hn::Lt(y, hn::Zero(f)), e, one), hn::Add(one, e));
   return hn::IfThenElse(hn::IsNaN(y), y, hn::Mul(bound, sigmoid));
 }

@@ -1,4 +1,5 @@
-// The decay gate against its definition: both kinds, the whole range of its argument, shapes, strides, in place, refusals.
+// The decay gate against its definition: both kinds, the whole range of its argument, shapes, strides, in place,
+// refusals.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -63,7 +64,8 @@ TEST(decay_gate, softplus_equals_the_definition_everywhere) {
 TEST(decay_gate, lower_bound_equals_the_definition_everywhere) {
   Sweep s(DecayGateKind::lower_bound);
   run(s.args), s.define();
-  // y = rate (z + bias) carries three roundings; the gate answers an error of dy with a relative error of dy (1 - sigmoid(y)) <= dy.
+  // y = rate (z + bias) carries three roundings; the gate answers an error of dy with a relative error of dy (1 -
+  // sigmoid(y)) <= dy.
   for (int64_t i = 0; i < s.got.view().elements(); ++i) {
     const int64_t h = i / 11 % 4;
     const double y = std::exp(double{s.a_log.f32()[h]}) * (double{s.z.f32()[i]} + s.dt_bias.f32()[i % 44]);

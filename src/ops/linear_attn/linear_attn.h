@@ -26,8 +26,7 @@ struct LinearAttnArgs {
   ConstTensor v;  // [N, H, Dv] f32, token stride free. H is a multiple of Hk: value head h reads key head h / (H / Hk)
   ConstTensor log_decay;  // absent, [H], [N, H] or [N, H, Dk] f32 as `decay` says; natural log, <= 0, -inf allowed
   ConstTensor beta;       // [N, H] f32, write strength after its activation; absent = 1
-  ConstTensor
-      seq_start;  // [B + 1] i32, packed offsets: seq_start[0] == 0, ascending, seq_start[B] == N; equal neighbours = empty
+  ConstTensor seq_start;  // [B + 1] i32, packed offsets: seq_start[0] == 0, ascending, seq_start[B] == N; equal = empty
   float* const* state;  // [B] pointers to [H, Dk, Dv] f32: in: S before, out: S after. Untouched for an empty sequence
   Tensor out;           // [N, H, Dv] f32, token stride free; must not alias an input
   float scale = 1;      // usually Dk^-1/2
@@ -35,16 +34,16 @@ struct LinearAttnArgs {
   bool delta = true;
 };
 
-// Any Dk, Dv >= 1, any decay down to log_decay = -inf: results stay finite and accurate. Outputs before token t do not depend, in any
-// bit, on token t. A sequence cut at a multiple of kLinearAttnChunk tokens and continued gives the same bits as in one piece.
-// Throws InvalidArgument naming the tensor, Unsupported with the reasons.
+// Any Dk, Dv >= 1, any decay down to log_decay = -inf: results stay finite and accurate. Outputs before token t do not
+// depend, in any bit, on token t. A sequence cut at a multiple of kLinearAttnChunk tokens and continued gives the same
+// bits as in one piece. Throws InvalidArgument naming the tensor, Unsupported with the reasons.
 Plan<LinearAttnArgs> plan_linear_attn(const LinearAttnArgs& args, Isa isa = active_isa());
 std::span<const Variant<LinearAttnArgs>> linear_attn_variants();
 
 constexpr int64_t kLinearAttnChunk = 64;
 
-// A sequence runs in chunks. What is left after its last full chunk is stepped token by token when it has at most this many tokens:
-// so a short sequence is stepped, and a cut at a chunk boundary changes nothing.
+// A sequence runs in chunks. What is left after its last full chunk is stepped token by token when it has at most this
+// many tokens: so a short sequence is stepped, and a cut at a chunk boundary changes nothing.
 constexpr int64_t kLinearAttnStepTokens = 8;
 
 // The definition: token by token, in double.

@@ -1,4 +1,5 @@
-// What the recurrent core promises bit for bit: causality, cuts at chunk boundaries, thread counts. And hand-over at any token.
+// What the recurrent core promises bit for bit: causality, cuts at chunk boundaries, thread counts. And hand-over at
+// any token.
 #include <gtest/gtest.h>
 
 #include <limits>

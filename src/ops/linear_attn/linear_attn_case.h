@@ -1,4 +1,5 @@
-// Test cases of the recurrent core: random inputs of a given kind, run by the reference or by a variant, whole or in pieces.
+// Test cases of the recurrent core: random inputs of a given kind, run by the reference or by a variant, whole or in
+// pieces.
 #pragma once
 
 #include <string>
@@ -40,8 +41,8 @@ std::string text_of(const CaseSpec& spec);
 
 struct Case {
   explicit Case(const CaseSpec& spec);
-  // Arguments over `out` [N, H, Dv] and the given states [B][H, Dk, Dv]; both must outlive them. Tokens [first, first + count) of the
-  // only sequence, or everything when count < 0.
+  // Arguments over `out` [N, H, Dv] and the given states [B][H, Dk, Dv]; both must outlive them. Tokens [first, first +
+  // count) of the only sequence, or everything when count < 0.
   struct Pointers {
     std::vector<float*> states;
     OwnedTensor seq_start;
@@ -64,7 +65,8 @@ Result run_variant(const Case& c, int n_threads = 2);
 // One sequence, in pieces of the given numbers of tokens, each continuing from the state the one before left.
 Result run_pieces(const Case& c, const std::vector<int64_t>& pieces, int n_threads = 1);
 
-// The largest 2-norm of a state column plus the largest |v|: what rounding errors are relative to. By stepping the reference.
+// The largest 2-norm of a state column plus the largest |v|: what rounding errors are relative to. By stepping the
+// reference.
 double magnitude(const Case& c);
 test::Tolerance tolerance_of(const Case& c);
 

@@ -1,4 +1,5 @@
-// The recurrent core with portable vectors, f32: how the work is shared between threads. The work itself is in the -inl.h files.
+// The recurrent core with portable vectors, f32: how the work is shared between threads. The work itself is in the
+// -inl.h files.
 #include "ops/linear_attn/linear_attn_simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -30,11 +31,13 @@ struct ChunkMemory {
   }
 };
 
-// The tokens of a head that run in chunks, and chunk c of them: without tokens when there is no such chunk.
-inline LinearAttnHead chunked_head(const LinearAttnArgs& a, int64_t b, int64_t h) {
-  const LinearAttnHead x = head_of(a, b, h);
-  return tokens_of(x, 0, x.n_tokens - stepped_tokens(x.n_tokens));
+// Tokens of sequence b that run in chunks.
+inline int64_t chunked_tokens(const LinearAttnArgs& a, int64_t b) {
+  const int64_t n_tokens = a.seq_start.as<int32_t>()[b + 1] - a.seq_start.as<int32_t>()[b];
+  return n_tokens - stepped_tokens(n_tokens);
 }
+
+// Chunk c of a head; without tokens when there is no such chunk.
 inline LinearAttnHead chunk_of(const LinearAttnHead& x, int64_t c) {
   const int64_t first = std::min(c * kLinearAttnChunk, x.n_tokens);
   return tokens_of(x, first, std::min(kLinearAttnChunk, x.n_tokens - first));
@@ -47,8 +50,9 @@ void run_whole_heads(const LinearAttnArgs& a, const ChunkMemory& memory, ThreadP
     const ChunkOperators op = memory.operators(thread);
     const ChunkScratch scratch = memory.scratch(thread);
     for (int64_t task = task_begin; task < task_end; ++task) {
-      const LinearAttnHead x = chunked_head(a, task / H, task % H);
-      if (x.n_tokens == 0) continue;
+      const int64_t b = task / H, n = chunked_tokens(a, b);
+      if (n == 0) continue;
+      const LinearAttnHead x = tokens_of(head_of(a, b, task % H), 0, n);
       for (int64_t p = 0; p < panels; ++p) load_panel(x, p, memory.panel(thread, p));
       for (int64_t c = 0; c * kLinearAttnChunk < x.n_tokens; ++c) {
         const LinearAttnHead chunk = chunk_of(x, c);
@@ -60,8 +64,9 @@ void run_whole_heads(const LinearAttnArgs& a, const ChunkMemory& memory, ThreadP
   });
 }
 
-// Fewer heads than threads: a window of chunks of every head at a time. The operators do not know the state, so each chunk's are
-// prepared on any thread; then the panels of the state, which do not know each other, pass through the window's chunks.
+// Fewer heads than threads: a window of chunks of every head at a time. The operators do not know the state, so each
+// chunk's are prepared on any thread; then the panels of the state, which do not know each other, pass through the
+// window's chunks.
 void run_shared_heads(const LinearAttnHead* heads, int64_t n_heads, const ChunkMemory& memory, ThreadPool& pool) {
   const int64_t window = 2 * memory.n_threads / n_heads, panels = panel_count(memory.Dv);
   int64_t longest = 0;
@@ -89,9 +94,8 @@ void run_shared_heads(const LinearAttnHead* heads, int64_t n_heads, const ChunkM
 // The tokens that run in chunks, of all sequences.
 void run_chunks(const LinearAttnArgs& a, const Exec& exec) {
   const int64_t B = a.seq_start[0] - 1, H = a.v[1], Dk = a.k[2], Dv = a.v[2], n_threads = exec.pool.size();
-  const int32_t* start = a.seq_start.as<int32_t>();
   int64_t chunked = 0;
-  for (int64_t b = 0; b < B; ++b) chunked += start[b + 1] - start[b] > kLinearAttnStepTokens;
+  for (int64_t b = 0; b < B; ++b) chunked += chunked_tokens(a, b) > 0;
   if (chunked == 0) return;
   Workspace::Scope scope(exec.workspace);
   const ChunkMemory memory{exec.workspace.take<float>(ChunkMemory::floats(Dk, Dv, n_threads)), Dk, Dv, n_threads};
@@ -99,13 +103,13 @@ void run_chunks(const LinearAttnArgs& a, const Exec& exec) {
   LinearAttnHead* heads = exec.workspace.take<LinearAttnHead>(n_threads);
   int64_t n_heads = 0;
   for (int64_t b = 0; b < B; ++b)
-    for (int64_t h = 0; h < H && start[b + 1] - start[b] > kLinearAttnStepTokens; ++h)
-      heads[n_heads++] = chunked_head(a, b, h);
+    for (int64_t h = 0, n = chunked_tokens(a, b); h < H && n > 0; ++h)
+      heads[n_heads++] = tokens_of(head_of(a, b, h), 0, n);
   run_shared_heads(heads, n_heads, memory, exec.pool);
 }
 
-// The tokens that are stepped: whole short sequences, and short ends. Where there are fewer heads than threads, the value columns
-// of a head are shared out as well: they do not see each other.
+// The tokens that are stepped: whole short sequences, and short ends. Where there are fewer heads than threads, the
+// value columns of a head are shared out as well: they do not see each other.
 void run_steps(const LinearAttnArgs& a, const Exec& exec) {
   const int64_t B = a.seq_start[0] - 1, H = a.v[1], Dk = a.k[2], Dv = a.v[2];
   const int32_t* start = a.seq_start.as<int32_t>();

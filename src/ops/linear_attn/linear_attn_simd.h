@@ -52,8 +52,8 @@ inline LinearAttnHead tokens_of(LinearAttnHead x, int64_t first, int64_t count) 
   return x;
 }
 
-// A sequence is cut into chunks; what is left after the last full one is stepped when it is short. So a call that starts at a
-// chunk boundary of a longer one does exactly the work that the longer one does from there.
+// A sequence is cut into chunks; what is left after the last full one is stepped when it is short. So a call that
+// starts at a chunk boundary of a longer one does exactly the work that the longer one does from there.
 inline int64_t stepped_tokens(int64_t n_tokens) {
   const int64_t rest = n_tokens % kLinearAttnChunk;
   return rest <= kLinearAttnStepTokens ? rest : 0;

@@ -1,11 +1,12 @@
-// Chunk path, second half: a chunk's operators applied to the state, one panel of value columns at a time. Included once per
-// instruction set.
+// Chunk path: a chunk's operators applied to the state, one panel of value columns at a time. Included
+// once per instruction set.
 //
 // With the operators of linear_attn_simd_operators-inl.h (rows are the chunk's tokens), for the columns of a panel:
 //   U     = solution of (I - kk) U = diag(beta) (V + k_in S)      forward substitution, row block by row block
 //   out   = q_in S + qk U
 //   S    <- diag(decay) S + k_out^T U
-// The panel of S is contiguous, [Dk, panel_width()] with Dk padded: it stays in the first-level cache for the whole chunk.
+// The panel of S is contiguous, [Dk, panel_width()] with Dk padded: it stays in the first-level cache for the whole
+// chunk.
 #if defined(LINNET_LINEAR_ATTN_CHUNK_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef LINNET_LINEAR_ATTN_CHUNK_INL
 #undef LINNET_LINEAR_ATTN_CHUNK_INL
@@ -13,7 +14,7 @@
 #define LINNET_LINEAR_ATTN_CHUNK_INL
 #endif
 
-#include "ops/linear_attn/linear_attn_simd_operators-inl.h"
+#include "ops/linear_attn/linear_attn_simd_products-inl.h"
 #include "ops/linear_attn/linear_attn_simd_tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -6,11 +6,11 @@
 #define LINNET_LINEAR_ATTN_ROWS_INL
 #endif
 
-#include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
 
+#include "ops/activation/activation-inl.h"
 #include "ops/lanes-inl.h"
 #include "ops/linear_attn/linear_attn_simd.h"
 
@@ -39,16 +39,13 @@ HWY_INLINE void store_row(Vec v, float* row, int64_t i, int64_t size) {
 
 HWY_INLINE float sum_lanes(Vec v) { return hn::GetLane(hn::SumOfLanes(F(), v)); }
 
-// exp(g) for g <= 0, 0 for -inf. Highway's Exp answers NaN with 0, which would hide it.
-HWY_INLINE Vec decay_factor(Vec g) { return hn::IfThenElse(hn::IsNaN(g), g, hn::Exp(F(), g)); }
-
-// The decay factors of token t, [padded(Dk)]: in [0, 1], ones beyond Dk.
+// The decay factors of token t, [padded(Dk)]: in [0, 1], 0 for -inf, NaN for NaN; ones beyond Dk.
 HWY_INLINE void decay_row(const LinearAttnHead& x, int64_t t, float* decay) {
   const F f;
   const float* g = x.log_decay ? x.log_decay + t * x.decay_stride : nullptr;
-  const Vec same = g ? decay_factor(hn::Set(f, g[0])) : hn::Set(f, 1.0f);
+  const Vec same = g ? exp_f32(f, hn::Set(f, g[0])) : hn::Set(f, 1.0f);
   for (int64_t i = 0; i < padded(x.Dk); i += lanes())
-    hn::StoreU(x.decay_per_channel ? decay_factor(load_row(g, i, x.Dk)) : same, f, decay + i);
+    hn::StoreU(x.decay_per_channel ? exp_f32(f, load_row(g, i, x.Dk)) : same, f, decay + i);
 }
 
 }  // namespace

@@ -48,7 +48,8 @@ HWY_INLINE StepToken make_step_token(const LinearAttnHead& x, int64_t t, float* 
   return {k, decay, decayed_k, decayed_q, sum_lanes(dot), x.beta ? x.beta[t * x.beta_stride] : 1.0f, x.delta};
 }
 
-// kVecs vectors of value columns of one token; `columns` of them exist (fewer than kVecs vectors hold only when kVecs is 1).
+// kVecs vectors of value columns of one token; `columns` of them exist (fewer than kVecs vectors hold only when kVecs
+// is 1).
 template <int kVecs>
 HWY_INLINE void step_columns(const StepToken& t, const float* HWY_RESTRICT v, float* HWY_RESTRICT s, int64_t s_stride,
                              int64_t Dk, int64_t columns, float* HWY_RESTRICT out) {

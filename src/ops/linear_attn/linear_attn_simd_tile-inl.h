@@ -1,8 +1,8 @@
 // Dense f32 products on a tile of accumulators that stays in registers. Included once per instruction set.
 //
-// All products of the chunk path are built from one step: tile += a b, with the elements of a broadcast and b read in whole vectors.
-// Each tile element is one chain of fused multiply-adds along k ascending, so it depends on nothing but its own row of a and
-// column of b: not on the tile it falls into, not on other rows.
+// All products of the chunk path are built from one step: tile += a b, with the elements of a broadcast and b read in
+// whole vectors. Each tile element is one chain of fused multiply-adds along k ascending, so it depends on nothing but
+// its own row of a and column of b: not on the tile it falls into, not on other rows.
 #if defined(LINNET_LINEAR_ATTN_TILE_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef LINNET_LINEAR_ATTN_TILE_INL
 #undef LINNET_LINEAR_ATTN_TILE_INL
@@ -17,7 +17,8 @@ namespace linnet::ops {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Two multiply-add units of latency 4 need 8 independent accumulators; 8 x 2 take 16 of 32 registers, 4 x 2 take 8 of 16.
+// Two multiply-add units of latency 4 need 8 independent accumulators; 8 x 2 take 16 of 32 registers, 4 x 2 take 8 of
+// 16.
 constexpr int kTileRows = HWY_TARGET == HWY_AVX3 ? 8 : 4;
 constexpr int kTileVecs = 2;
 

@@ -51,6 +51,18 @@ TEST(linear_attn, equals_the_definition_for_hard_keys_and_write_strengths) {
         expect_as_defined({.lengths = {130, 6}, .decay = decay, .gate = Gate::weak, .keys = keys, .beta = beta});
 }
 
+// Roundings of 16,384 tokens, 256 chunks: what a chunk loses must not add up faster than the tolerance's square root.
+TEST(linear_attn, stays_accurate_over_long_sequences) {
+  for (Decay decay : {Decay::none, Decay::per_token, Decay::per_channel})
+    for (Gate gate : {Gate::weak, Gate::softplus})
+      expect_as_defined({.lengths = {16384},
+                         .H = 1,
+                         .Dk = 16,
+                         .Dv = 4,
+                         .decay = decay,
+                         .gate = decay == Decay::none ? Gate::zero : gate});
+}
+
 TEST(linear_attn, value_heads_share_key_heads) {
   for (int64_t Hk : {1, 2, 3, 6})
     expect_as_defined({.lengths = {70, 3}, .H = 6, .Hk = Hk, .Dk = 16, .Dv = 16, .gate = Gate::softplus});
