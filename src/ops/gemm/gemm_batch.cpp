@@ -22,13 +22,13 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // How finely a batch is cut. The largest tasks run fastest: long streams of weights, much reuse of a tile's rows. A
 // batch too small to give every thread several of them is cut finer.
 struct Grain {
-  int64_t strip_bytes = 256 << 10;  // of weights
+  int64_t strip_bytes = 1 << 20;  // of weights
   int64_t tile_rows = kTileRows;
   int64_t tile_panels = kTilePanels;
 };
-constexpr int64_t kTasksPerThread = 8;
+constexpr int64_t kTasksPerThread = 4;
 constexpr int64_t kLeastStripBytes = 32 << 10;
-constexpr int64_t kStripColumns = 64;  // in_out strips are multiples of this: whole cache lines of every dtype
+constexpr int64_t kStripColumns = 128;  // in_out strips are multiples of this
 
 // One problem's tasks: `across` blocks of m_step x rows by `along` blocks of n_step w rows (columns when in_out).
 struct Cut {

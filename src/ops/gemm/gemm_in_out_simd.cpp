@@ -6,6 +6,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/gemm/gemm_in_out_simd.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -21,6 +22,7 @@ using D = hn::CappedTag<float, 16>;
 using V = hn::Vec<D>;
 constexpr int64_t kLanes = hn::MaxLanes(D());
 constexpr int kBlock = kLanes == 16 ? 16 : 8;  // accumulators: half the registers
+constexpr int64_t kRowsAhead = 16;             // of w, prefetched: each row is far from the one before
 
 // kM rows of x from m0 against kN vectors of columns from n; `rest` < kLanes columns when the vector is partial (kN ==
 // 1), else 0.
@@ -39,8 +41,12 @@ void multiply_block(const Strip& a, int64_t m0, int64_t n, int64_t rest) {
     V wide[kN];
 #pragma GCC unroll 16
     for (int j = 0; j < kN; ++j) {
-      if constexpr (kPartial) wide[j] = load_f32_n(d, w, rest);
-      else wide[j] = load_f32(d, w + j * kLanes);
+      if constexpr (kPartial) {
+        wide[j] = load_f32_n(d, w, rest);
+      } else {
+        hwy::Prefetch(w + kRowsAhead * a.w_stride + j * kLanes);
+        wide[j] = load_f32(d, w + j * kLanes);
+      }
     }
 #pragma GCC unroll 16
     for (int m = 0; m < kM; ++m) {
@@ -69,6 +75,8 @@ void multiply_rows(const Strip& a, int64_t m0) {
   constexpr int kN = kBlock / kM;
   int64_t n = 0;
   for (; n + kN * kLanes <= a.n; n += kN * kLanes) multiply_block<kM, kN, false, T>(a, m0, n, 0);
+  if constexpr (kN > 4)
+    for (; n + 4 * kLanes <= a.n; n += 4 * kLanes) multiply_block<kM, 4, false, T>(a, m0, n, 0);
   if constexpr (kN > 1)
     for (; n + kLanes <= a.n; n += kLanes) multiply_block<kM, 1, false, T>(a, m0, n, 0);
   if (n < a.n) multiply_block<kM, 1, true, T>(a, m0, n, a.n - n);

@@ -5,6 +5,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/gemm/gemm_simd.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -56,6 +57,8 @@ HWY_INLINE void multiply_block(const float* HWY_RESTRICT w, const float* const* 
     for (int j = 0; j < kVectors; ++j) hn::StoreU(sum[r][j], d, c[j] + r * kPanelRows);
 }
 
+constexpr int64_t kRowsAhead = 8;  // of w, prefetched: a row of the k block is too short to be seen as a stream
+
 template <class T>
 void widen(const Tile& t, int64_t k0, int64_t depth) {
   const D d;
@@ -63,7 +66,10 @@ void widen(const Tile& t, int64_t k0, int64_t depth) {
     const T* from = reinterpret_cast<const T*>(t.w) + n * t.w_stride + k0;
     float* to = reinterpret_cast<float*>(t.scratch) + n * kRowStride;
     int64_t k = 0;
-    for (; k + kLanes <= depth; k += kLanes) hn::StoreU(load_f32(d, from + k), d, to + k);
+    for (; k + kLanes <= depth; k += kLanes) {
+      hwy::Prefetch(from + kRowsAhead * t.w_stride + k);
+      hn::StoreU(load_f32(d, from + k), d, to + k);
+    }
     if (k < depth) store_n(load_f32_n(d, from + k, depth - k), d, to + k, depth - k);
   }
 }

@@ -3,6 +3,7 @@
 #include "ops/gemm/gemm.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "ops/gemm/gemm_cases.h"
 
@@ -150,7 +151,10 @@ TEST(Gemm, CarriesNaNAndInfinity) {
         const int64_t N = 21, K = 35;
         const GemmProblem p = batch.add({M, N, K}, {.dtype = dtype, .in_out = in_out, .pad = 1});
         const auto x = [&](int64_t m, int64_t k) -> float& { return const_cast<float*>(p.x.row<float>(m))[k]; };
-        x(1, 0) = kNaN, x(2, K - 1) = kInf, x(3, 5) = kInf, x(3, 20) = -kInf;
+        // The NaNs with the largest and the smallest payload: rounding to bf16 as a number would end in zero and
+        // infinity.
+        x(0, 9) = std::bit_cast<float>(0x7fffffffu), x(1, 0) = std::bit_cast<float>(0x7f800001u);
+        x(2, K - 1) = kInf, x(3, 5) = kInf, x(3, 20) = -kInf;
         const auto set_w = [&](int64_t n, int64_t k, float v) {
           const int64_t at = in_out ? k * p.w.row_stride + n : n * p.w.row_stride + k;
           std::byte* to = const_cast<std::byte*>(p.w.data) + at * size_of(dtype);
