@@ -141,6 +141,22 @@ TEST(Gemm, MatchesReferenceInMixedBatches) {
   }
 }
 
+// Neighbours may share x and yet not what is packed of it: other rows, fewer columns.
+TEST(Gemm, NeighboursOfOneInputReadTheirOwnRowsAndColumns) {
+  for (bool exact : {false, true}) {
+    Batch batch(19);
+    const Options o{.gather = true, .exact = exact};
+    batch.add({20, 30, 40}, o);
+    GemmProblem& other_rows = batch.add({20, 30, 40}, o, true);
+    std::vector<int32_t> reversed(other_rows.rows, other_rows.rows + 20);
+    std::reverse(reversed.begin(), reversed.end());
+    other_rows.rows = batch.own(OwnedTensor::ints(reversed)).as<int32_t>();
+    GemmProblem& fewer_columns = batch.add({20, 30, 33}, o, true);
+    fewer_columns.x.shape[1] = 33;
+    expect_variants_match(batch);
+  }
+}
+
 // What is not finite stays where it is: in the rows of a bad x and the columns of a bad w, nowhere else.
 TEST(Gemm, CarriesNaNAndInfinity) {
   constexpr float kInf = std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
