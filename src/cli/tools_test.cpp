@@ -158,6 +158,15 @@ TEST(inspect, the_published_model) {
     EXPECT_THAT(text, HasSubstr(part));
 }
 
+TEST(synth, the_model_in_the_tree_is_what_its_readme_says) {
+  const formats::ScratchFolder folder;
+  output({"synth", "--config", source_path("examples/configs/tiny.json"), "--seed", "0", "--out", folder / "again"});
+  for (const char* file : {"config.json", "generation_config.json", "model.safetensors", "tiktoken.model"})
+    EXPECT_EQ(formats::contents(folder / "again" / file),
+              formats::contents(source_path("models/tiny-random") + "/" + file))
+        << file;
+}
+
 TEST(synth, shards_load_and_generate_the_same) {
   const formats::ScratchFolder folder;
   output({"synth", "--config", source_path("examples/configs/tiny.json"), "--out", folder / "sharded",
