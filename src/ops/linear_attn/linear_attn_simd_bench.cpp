@@ -1,11 +1,14 @@
 // The recurrent core against its floors: prefill against the multiply-add peak in f32, decode against reading and
 // writing the states once. Floors are measured in the same process, in turn with what they are compared to; the label
-// starts with ratio = median of floor / time. Layout as the KDA layer has it: q, k and v are columns of one matrix.
+// starts with ratio = median of floor / time. cpu_ratio is the same in processor time, which says more where other
+// programs run. Layout as the KDA layer has it: q, k and v are columns of one matrix.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <ctime>
+#include <numeric>
 #include <vector>
 
 #undef HWY_TARGET_INCLUDE
@@ -49,11 +52,22 @@ HWY_EXPORT(multiply_adds);
 
 constexpr int64_t kHeads = 8, kD = 128, kWidth = kHeads * kD;
 
+struct Seconds {
+  double wall, cpu;  // cpu: of all threads together
+};
+
+double cpu_seconds() {
+  timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
 template <class F>
-double seconds_of(F&& f) {
+Seconds seconds_of(F&& f) {
   const auto start = std::chrono::steady_clock::now();
+  const double cpu = cpu_seconds();
   f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return {std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), cpu_seconds() - cpu};
 }
 
 double median(std::vector<double> v) {
@@ -61,22 +75,21 @@ double median(std::vector<double> v) {
   return v[v.size() / 2];
 }
 
-// Flop a second of all threads together, over a few milliseconds.
-double measure_flop_rate(ThreadPool& pool) {
-  std::vector<double> flop(static_cast<size_t>(pool.size()));
-  const double seconds = seconds_of([&] {
+// The time of `flop` multiply-adds by all threads together, from a few milliseconds of them.
+Seconds multiply_add_floor(ThreadPool& pool, double flop) {
+  std::vector<double> done(static_cast<size_t>(pool.size()));
+  const Seconds seconds = seconds_of([&] {
     pool.parallel_for(pool.size(), 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
         float sink[16];
         for (int j = 0; j < 16; ++j) sink[j] = static_cast<float>(j);
-        flop[static_cast<size_t>(i)] = HWY_DYNAMIC_DISPATCH(multiply_adds)(1'000'000, sink);
+        done[static_cast<size_t>(i)] = HWY_DYNAMIC_DISPATCH(multiply_adds)(1'000'000, sink);
         benchmark::DoNotOptimize(sink);
       }
     });
   });
-  double sum = 0;
-  for (double f : flop) sum += f;
-  return sum / seconds;
+  const double share = flop / std::accumulate(done.begin(), done.end(), 0.0);
+  return {seconds.wall * share, seconds.cpu * share};
 }
 
 // Random inputs of B sequences of T tokens, and `n_states` sets of B states to take in turn.
@@ -126,7 +139,7 @@ struct Problem {
   static int64_t state_bytes() { return kHeads * kD * kD * 4; }
 };
 
-// Runs the op once an iteration, its floor just before it; floor(pool) returns seconds.
+// Runs the op once an iteration, its floor just before it; floor(pool) returns Seconds.
 template <class Floor>
 void against_floor(benchmark::State& state, Problem& problem, const char* bound, Floor&& floor) {
   ThreadPool pool;
@@ -134,20 +147,22 @@ void against_floor(benchmark::State& state, Problem& problem, const char* bound,
   Workspace workspace(plan.workspace_bytes(problem.args, pool.size()));
   const Exec exec{pool, workspace};
   plan.run(problem.args, exec);
-  std::vector<double> ratios, times, floors;
+  std::vector<double> ratios, cpu_ratios, cpu_times, floors;
   size_t turn = 0;
   for (auto _ : state) {
-    floors.push_back(floor(pool));
+    const Seconds least = floor(pool);
     problem.args.state = problem.states[turn++ % problem.states.size()].data();
-    times.push_back(seconds_of([&] { plan.run(problem.args, exec); }));
-    state.SetIterationTime(times.back());
-    ratios.push_back(floors.back() / times.back());
+    const Seconds time = seconds_of([&] { plan.run(problem.args, exec); });
+    state.SetIterationTime(time.wall);
+    floors.push_back(least.wall), cpu_times.push_back(time.cpu);
+    ratios.push_back(least.wall / time.wall), cpu_ratios.push_back(least.cpu / time.cpu);
   }
   if (!std::isfinite(problem.out[0])) state.SkipWithError("result is not finite");
   const double token_heads = static_cast<double>(problem.args.v[0] * kHeads);
   state.counters["ratio"] = median(ratios);
+  state.counters["cpu_ratio"] = median(cpu_ratios);
   state.counters["floor_us"] = median(floors) * 1e6;
-  state.counters["core_us_per_token_head"] = median(times) * 1e6 * pool.size() / token_heads;
+  state.counters["cpu_us_per_token_head"] = median(cpu_times) * 1e6 / token_heads;
   state.counters["threads"] = pool.size();
   state.SetLabel(cat("ratio ", median(ratios), " of ", bound, ", ", name_of(active_isa())));
 }
@@ -163,7 +178,7 @@ void prefill(benchmark::State& state, Decay decay, bool delta, double gate) {
   const int64_t T = state.range(0);
   Problem problem(1, T, decay, delta, gate, 1);
   const double flop = chunk_flop(delta) * static_cast<double>(T * kHeads);
-  against_floor(state, problem, "multiply-add peak", [&](ThreadPool& pool) { return flop / measure_flop_rate(pool); });
+  against_floor(state, problem, "multiply-add peak", [&](ThreadPool& pool) { return multiply_add_floor(pool, flop); });
 }
 // Gates: mean log-decay a token. A trained model has channels of every kind.
 BENCHMARK_CAPTURE(prefill, kda_weak, Decay::per_channel, true, -0.01)->Arg(4096)->UseManualTime();
