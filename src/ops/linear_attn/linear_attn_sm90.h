@@ -73,6 +73,9 @@ struct KdaDecodeSm90 {
   KdaGateArgs gate;
 };
 
+// Enqueues the decode step. Graph-capturable, deterministic; a sequence's bits do not depend on the batch. Small batches start
+// while the kernel before them ends: that kernel must not write slot (any other operation, or an earlier kernel, may). Returns a
+// cudaError_t.
 int kda_decode_sm90(const KdaDecodeSm90& args, CUstream_st* stream) noexcept;
 
 }  // namespace linnet::ops

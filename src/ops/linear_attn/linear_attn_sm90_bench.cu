@@ -147,22 +147,24 @@ void profile() {
 }
 
 // Records go to standard error as JSON lines; argv[2], when given, is appended to each: ,"gpu":"..","commit":".."
-void bench(int argc, char** argv) {
+void bench(int argc, char** argv, bool prefill) {
   if (argc > 2) meta = argv[2];
   const double bandwidth = copy_bytes_per_us();
   std::printf("copy %.3f TB/s\n%-12s %-7s %-26s %6s %9s %20s %9s  bound\n", bandwidth * 1e-6, "op", "variant", "shape",
               "ratio", "time us", "p10..p90", "floor us");
-  bench_prefill(bandwidth, 1, 8192, 32, Draw::trained);
-  bench_prefill(bandwidth, 1, 8192, 32, Draw::weak);
-  bench_prefill(bandwidth, 1, 8192, 32, Draw::strong);
-  bench_prefill(bandwidth, 1, 8192, 32, Draw::mixed);
-  bench_prefill(bandwidth, 1, 8192, 32, Draw::bounded);
-  bench_prefill(bandwidth, 1, 2048, 32, Draw::trained);
-  bench_prefill(bandwidth, 8, 1024, 32, Draw::trained);
-  bench_prefill(bandwidth, 1, 8192, 64, Draw::trained);
-  bench_prefill(bandwidth, 1, 8192, 96, Draw::trained);
-  bench_prefill(bandwidth, 1, 65536, 32, Draw::trained);
-  for (const int B : {1, 8, 32, 64, 128, 256}) bench_decode(bandwidth, B);
+  if (prefill) {
+    bench_prefill(bandwidth, 1, 8192, 32, Draw::trained);
+    bench_prefill(bandwidth, 1, 8192, 32, Draw::weak);
+    bench_prefill(bandwidth, 1, 8192, 32, Draw::strong);
+    bench_prefill(bandwidth, 1, 8192, 32, Draw::mixed);
+    bench_prefill(bandwidth, 1, 8192, 32, Draw::bounded);
+    bench_prefill(bandwidth, 1, 2048, 32, Draw::trained);
+    bench_prefill(bandwidth, 8, 1024, 32, Draw::trained);
+    bench_prefill(bandwidth, 1, 8192, 64, Draw::trained);
+    bench_prefill(bandwidth, 1, 8192, 96, Draw::trained);
+    bench_prefill(bandwidth, 1, 65536, 32, Draw::trained);
+  }
+  for (const int B : {1, 4, 8, 32, 64, 128, 256}) bench_decode(bandwidth, B);
 }
 
 }  // namespace linnet::ops::sm90_check

@@ -1,5 +1,6 @@
 // Checks the Hopper KDA kernels against the definition in double, and the properties that no tolerance covers: determinism,
-// causality and split invariance in bits. `check bench` then times them (linear_attn_sm90_bench.cu).
+// causality and split invariance in bits. Modes: `bench` then times them (linear_attn_sm90_bench.cu); `decode` checks and times decode alone;
+// `sanitize` and `sanitize_decode` are short, for compute-sanitizer.
 #include <cstring>
 
 #include "ops/linear_attn/linear_attn_sm90_case.cuh"
@@ -7,7 +8,7 @@
 
 namespace linnet::ops::sm90_check {
 
-void bench(int argc, char** argv);
+void bench(int argc, char** argv, bool prefill);
 void profile();
 
 namespace {
@@ -235,12 +236,13 @@ void check_record(Draw draw, int n_valid) {
 
 double silu(double x) { return x / (1 + std::exp(-x)); }
 
-// Sequences of 1..130 tokens through prefill, then three tokens of decode each; the layer's convolution on the host for the prefill.
-void check_decode() {
-  constexpr int kLast = 130, kSteps = 3, H = 2, width = H * kD;
+// Sequences of 1..n_longest tokens through prefill, then three tokens of decode each; the layer's convolution on the host for the prefill.
+void check_decode(int n_longest, int H) {
+  constexpr int kSteps = 3;
+  const int width = H * kD;
   for (const Draw draw : {Draw::trained, Draw::mixed, Draw::bounded}) {
     std::vector<int64_t> lengths;
-    for (int n = 1; n <= kLast; n++) lengths.push_back(n);
+    for (int n = 1; n <= n_longest; n++) lengths.push_back(n);
     Case c = make_case(draw, lengths, H, 31, true);
     const int B = c.B();
     std::mt19937 rng(5);
@@ -336,11 +338,113 @@ void check_decode() {
       });
       const Error out = compare(d_out.host(), expected),
                   state = compare(DeviceCase::permuted(d.state.host(), B), ref.state);
-      verdict(accept(out) && accept(state), std::string("prefill of 1..130 tokens, decode step ") +
-                                                std::to_string(step + 1) + ", " + kDrawNames[static_cast<int>(draw)] +
-                                                ": out " + show(out) + ", state " + show(state));
+      verdict(accept(out) && accept(state), "prefill of 1.." + std::to_string(n_longest) + " tokens, " +
+                                                std::to_string(H) + " heads, decode step " + std::to_string(step + 1) +
+                                                ", " + kDrawNames[static_cast<int>(draw)] + ": out " + show(out) +
+                                                ", state " + show(state));
     }
   }
+}
+
+// Decode of a batch with padding, from random states.
+struct DecodeBatch {
+  int B, H;
+  std::vector<int32_t> slots;
+  std::vector<bf16> window, in;
+  std::vector<float> state;
+  DeviceArray<float> conv, norm, a_log, dt_bias, d_state;
+  DeviceArray<bf16> d_window, d_in, out;
+  DeviceArray<int32_t> d_slots;
+
+  DecodeBatch(int B, int H, const Case& c)
+      : B(B),
+        H(H),
+        slots(B),
+        window(static_cast<size_t>(B) * 9 * H * kD),
+        in(static_cast<size_t>(B) * 6 * H * kD),
+        state(c.state),
+        conv(std::vector<float>(3 * H * kD * 4, 0.3f)),
+        norm(std::vector<float>(kD, 1.f)),
+        a_log(c.a_log),
+        dt_bias(c.dt_bias),
+        d_state(state),
+        d_window(window.size()),
+        d_in(in.size()),
+        out(static_cast<size_t>(B) * H * kD),
+        d_slots(B) {
+    std::mt19937 rng(9);
+    std::normal_distribution<float> normal;
+    for (auto* x : {&window, &in})
+      for (auto& e : *x) e = __float2bfloat16(normal(rng));
+    for (int b = 0; b < B; b++) slots[b] = b % 5 == 3 ? -1 : B - 1 - b;
+    d_in.copy_from(in);
+    d_slots.copy_from(slots);
+  }
+  // Sequences first .. first + n - 1 alone, all from the same beginning.
+  void run(int first, int n) {
+    d_state.copy_from(state);
+    d_window.copy_from(window);
+    out.poison();
+    const size_t width = static_cast<size_t>(H) * kD;
+    const bf16* const z = d_in.get() + 3 * width * B;
+    const KdaDecodeSm90 args = {.qkv = d_in.get() + 3 * width * first,
+                                .z = z + width * first,
+                                .beta = z + width * B + H * first,
+                                .out_gate = z + 2 * width * B + width * first,
+                                .conv_weight = conv.get(),
+                                .norm_weight = norm.get(),
+                                .out = out.get() + width * first,
+                                .conv_state = d_window.get(),
+                                .state = d_state.get(),
+                                .slot = d_slots.get() + first,
+                                .n_sequences = n,
+                                .n_heads = H,
+                                .scale = 0.088f,
+                                .gate = {a_log.get(), dt_bias.get()}};
+    LINNET_CUDA_OK(kda_decode_sm90(args, stream()));
+  }
+};
+
+// In bits: repeated runs, a sequence in a batch or alone (the batch size decides how many CTAs share a head), padding untouched.
+void check_decode_bits() {
+  constexpr int B = 300, H = 2;
+  DecodeBatch d(B, H, make_case(Draw::trained, std::vector<int64_t>(B, 0), H, 33));
+  d.run(0, B);
+  const auto out = d.out.host(), window = d.d_window.host();
+  const auto state = d.d_state.host();
+  bool same = true, untouched = true, alone = true;
+  for (int i = 0; i < 100; i++) {
+    d.run(0, B);
+    same = same && same_bits(d.out.host(), out, out.size()) && same_bits(d.d_state.host(), state, state.size()) &&
+           same_bits(d.d_window.host(), window, window.size());
+  }
+  verdict(same, "decode, 100 runs, one answer");
+
+  constexpr size_t n_out = H * kD, n_state = n_out * kD, n_window = 9 * n_out;
+  const auto equal = [](const auto& a, const auto& b, size_t at, size_t n) {
+    return std::memcmp(a.data() + at * n, b.data() + at * n, n * sizeof a[0]) == 0;
+  };
+  const std::vector<bf16> poison = [&] {
+    d.out.poison();
+    return d.out.host();
+  }();
+  for (int b = 0; b < B; b++) {
+    const bool padding = d.slots[b] < 0, slot_unused = padding;
+    untouched = untouched && equal(out, poison, b, n_out) == padding &&
+                equal(state, d.state, B - 1 - b, n_state) == slot_unused &&
+                equal(window, d.window, B - 1 - b, n_window) == slot_unused;
+  }
+  verdict(untouched, "decode: padding is neither read nor written, everything else is");
+
+  for (const int n : {1, 12, 40, 120}) {
+    d.run(7, n);
+    const auto out_n = d.out.host(), window_n = d.d_window.host();
+    const auto state_n = d.d_state.host();
+    for (int b = 7; b < 7 + n; b++)
+      alone = alone && equal(out, out_n, b, n_out) && equal(state, state_n, B - 1 - b, n_state) &&
+              equal(window, window_n, B - 1 - b, n_window);
+  }
+  verdict(alone, "decode of 1, 12, 40, 120 and 300 sequences: same bits for each of them");
 }
 
 }  // namespace
@@ -351,21 +455,29 @@ int main(int argc, char** argv) {
   cudaDeviceProp p;
   LINNET_CUDA_OK(cudaGetDeviceProperties(&p, 0));
   std::printf("%s, %d SMs\n", p.name, p.multiProcessorCount);
-  if (argc > 1 && std::strcmp(argv[1], "profile") == 0) {
+  const std::string mode = argc > 1 ? argv[1] : "";
+  if (mode == "profile") {
     profile();
     return 0;
   }
-  for (const Draw draw : {Draw::zero, Draw::trained, Draw::strong, Draw::cliffs, Draw::bounded, Draw::collinear})
-    for (const int n : {64, 1, 17, 50}) check_record(draw, n);
-  const bool quick = argc > 1 && std::strcmp(argv[1], "sanitize") == 0;
-  check_accuracy();
-  LINNET_CUDA_OK(cudaDeviceSynchronize());
-  if (!quick) {
-    check_bits();
-    check_decode();
+  if (mode != "decode" && mode != "sanitize_decode") {
+    for (const Draw draw : {Draw::zero, Draw::trained, Draw::strong, Draw::cliffs, Draw::bounded, Draw::collinear})
+      for (const int n : {64, 1, 17, 50}) check_record(draw, n);
+    check_accuracy();
+    LINNET_CUDA_OK(cudaDeviceSynchronize());
+    if (mode != "sanitize") check_bits();
+  }
+  if (mode == "sanitize_decode") {
+    for (const int n : {1, 3, 30, 101})
+      DecodeBatch(n, 4, make_case(Draw::trained, std::vector<int64_t>(n, 0), 4, 34)).run(0, n);
+  } else if (mode != "sanitize") {
+    check_decode(130, 2);
+    check_decode(130, 4);
+    check_decode(5, 2);
+    check_decode_bits();
   }
   LINNET_CUDA_OK(cudaDeviceSynchronize());
   std::printf("%d failures\n", failures);
-  if (argc > 1 && std::strcmp(argv[1], "bench") == 0) bench(argc, argv);
+  if (mode == "bench" || mode == "decode") bench(argc, argv, mode == "bench");
   return failures ? 1 : 0;
 }

@@ -1,35 +1,47 @@
 // kda_sm90 decode: one token of B sequences, from the projections' outputs to the gated norm's output. Memory-bound.
 //
-// Grid    a cluster of kSplit = 2 CTAs of 128 threads per (sequence, head), 64 value columns each: finer grains than whole heads for the
-//         last wave, and twice the loads in flight when the batch is small. (Measured: 1 and 4 are slower.)
-// Tile    the state's columns in registers: thread (row group r, quad c) owns 32 / kSplit key channels and 4 value columns. Its
-//         16-byte loads are issued first; convolution, norms and gate are computed while they are under way.
+// Grid    one CTA of 128 threads per (sequence, head), three an SM. Thread = channel = value column for the token's vectors;
+//         a warp owns 32 key channels of the state (16 KB, contiguous), a lane 4 value columns of them.
+// Tile    the state in shared memory: each warp asks for its rows by one prefetch into the L2 and one bulk copy at the start;
+//         convolution, norms and gate are computed while they are under way. Read twice, written back from registers.
 // Chain   o = S'^T q + u (k . q) with S' the decayed state, so both products read S' once and the output needs no second pass.
-// Smem    < 7 KB. 3 __syncthreads and one cluster barrier (the norm over all value columns; it also orders the
-//         window's update after every CTA's read of it). Registers <= 128: 4 CTAs per SM, 128 KB of loads in flight.
-// Numeric all f32 but the bf16 inputs and outputs; q, k stay f32 after their norm. Bitwise deterministic.
+// Smem    65,536 B state + 7 KB: 192 KB of loads in flight an SM. 1 mbarrier a warp, 3 __syncthreads.
+//         Registers 66, spills 0.
+// Start   slot is read, and its state prefetched, before the grid before has ended (see kda_decode_sm90); data only after.
+// Numeric all f32 but the bf16 inputs and outputs; q, k stay f32 after their norm. Bitwise deterministic, whatever the batch.
 // Traffic per head: state 2 * 65,536 B; inputs 1,282 B, convolution window 2 * 2,304 B and weights 6,144 B (cached across the batch).
+// Floor   B=256, H=32: 1,122 MB / 4.23 TB/s (copy, same run) = 265.5 us.
+// Reached 274.2 us = 0.97 of the floor; bench/records/20261122-kda-sm90-decode.jsonl. B=32: 0.80, the grid's start and drain (2.6 waves).
 #include "ops/linear_attn/linear_attn_sm90.cuh"
 
 namespace linnet::ops::sm90 {
 namespace {
 
-constexpr int kThreads = 128, kSplit = 2;
-constexpr int kQuads = kDim / 4 / kSplit, kRows = kDim * kQuads / kThreads;  // of a CTA; key channels of a thread
+constexpr int kThreads = 128, kWarps = kThreads / 32, kRows = kDim / kWarps;  // key channels of a warp
+constexpr int kQuads = kDim / 4;
+constexpr uint32_t kRowBytes = kRows * kDim * sizeof(float);
 constexpr int kWindow = kKdaSm90ConvTaps - 1;
 
 struct Smem {
-  float q[kDim], k[kDim], v[kDim], decay[kDim];
-  float sums[4][3];          // per warp: |q|^2, |k|^2, q k
-  float4 read[4][kQuads];    // per warp: S'^T k over its key channels
-  float4 answer[4][kQuads];  // per warp: S'^T q
-  float square[kSplit];      // per CTA of the cluster: |o|^2 over its columns
+  float4 state[kDim][kQuads];
+  float4 token[kDim];             // per key channel: decay, k and q before their norms
+  float4 read[kWarps][kQuads];    // per warp: S'^T k over its key channels
+  float4 answer[kWarps][kQuads];  // per warp: S'^T q
+  float write[kDim];              // u / |k|
+  float sums[3][kWarps];          // per warp: |q|^2, |k|^2, q k
+  float squares[kWarps];          // per warp: |o|^2
+  uint64_t full[kWarps];          // the warp's rows have arrived
 };
+static_assert(3 * (sizeof(Smem) + 1024) <= 228 * 1024);
 
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
   for (int bit = 16; bit; bit /= 2) x += __shfl_xor_sync(~0u, x, bit);
   return x;
+}
+// Sum of four, in pairs.
+__device__ __forceinline__ float sum4(const float* x, int stride) {
+  return (x[0] + x[stride]) + (x[2 * stride] + x[3 * stride]);
 }
 
 struct Window {
@@ -64,116 +76,146 @@ __device__ __forceinline__ float convolve(const KdaDecodeSm90& a, int stream, in
   return __bfloat162float(__float2bfloat16_rn(y * sigmoid(y)));
 }
 
-__device__ __forceinline__ float4 operator*(float4 a, float b) {
-  return make_float4(a.x * b, a.y * b, a.z * b, a.w * b);
+// What the thread's channel brings: convolved q, k, v, decay, and the inputs of the output norm.
+struct Inputs {
+  Window window[3];
+  float q, k, v, decay, beta, gate, norm_weight;
+};
+
+template <KdaGate kGate>
+__device__ __forceinline__ Inputs load_inputs(const KdaDecodeSm90& a, int sequence, int head, int slot, int tid) {
+  const int channel = head * kDim + tid;
+  const int64_t row = static_cast<int64_t>(sequence) * a.n_heads, at = row * kDim + channel;
+  Inputs in;
+#pragma unroll
+  for (int i = 0; i < 3; i++) in.window[i] = load_window(a, sequence, slot, i, channel);
+  const float z = __bfloat162float(static_cast<const __nv_bfloat16*>(a.z)[at]);
+  in.beta = __bfloat162float(static_cast<const __nv_bfloat16*>(a.beta)[row + head]);
+  in.gate = __bfloat162float(static_cast<const __nv_bfloat16*>(a.out_gate)[at]);
+  in.norm_weight = a.norm_weight[tid];
+  in.decay =
+      exp2_fast(log2_decay<kGate>(z, a.gate.dt_bias[channel] * kLog2e, __expf(a.gate.a_log[head]), a.gate.lower_bound));
+  in.q = convolve(a, 0, channel, in.window[0]);
+  in.k = convolve(a, 1, channel, in.window[1]);
+  in.v = convolve(a, 2, channel, in.window[2]);
+  return in;
 }
-__device__ __forceinline__ float4 operator+(float4 a, float4 b) {
-  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+
+// sum += x f
+__device__ __forceinline__ void add_scaled(float4& sum, float4 x, float f) {
+  sum.x = fmaf(x.x, f, sum.x);
+  sum.y = fmaf(x.y, f, sum.y);
+  sum.z = fmaf(x.z, f, sum.z);
+  sum.w = fmaf(x.w, f, sum.w);
+}
+__device__ __forceinline__ float4 scaled(float4 x, float f) { return make_float4(x.x * f, x.y * f, x.z * f, x.w * f); }
+
+// The window of one channel in all three streams.
+__device__ __forceinline__ void prefetch_window(const KdaDecodeSm90& a, int slot, int channel) {
+#pragma unroll
+  for (int i = 0; i < 3; i++) asm volatile("prefetch.global.L2 [%0];" ::"l"(window_of(a, slot, i, channel)));
+}
+
+// The token's vectors into shared memory, the window one step on.
+template <KdaGate kGate>
+__device__ __forceinline__ Inputs take_token(const KdaDecodeSm90& a, int sequence, int head, int slot, Smem& s) {
+  const int tid = threadIdx.x, warp = tid >> 5;
+  const Inputs in = load_inputs<kGate>(a, sequence, head, slot, tid);
+  s.token[tid] = make_float4(in.decay, in.k, in.q, 0);
+  const float qq = warp_sum(in.q * in.q), kk = warp_sum(in.k * in.k), qk = warp_sum(in.q * in.k);
+  if ((tid & 31) == 0) {
+    s.sums[0][warp] = qq;
+    s.sums[1][warp] = kk;
+    s.sums[2][warp] = qk;
+  }
+#pragma unroll
+  for (int i = 0; i < 3; i++) store_window(a, slot, i, head * kDim + tid, in.window[i]);
+  return in;
 }
 
 template <KdaGate kGate>
-__global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 4)
-    decode_kernel(const __grid_constant__ KdaDecodeSm90 a) {
-  __shared__ Smem s;
-  const int part = blockIdx.x % kSplit, head = blockIdx.x / kSplit % a.n_heads,
-            sequence = blockIdx.x / kSplit / a.n_heads;
-  const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, quad = tid % kQuads, row0 = tid / kQuads * kRows;
+__global__ void __launch_bounds__(kThreads, 3) decode_kernel(const __grid_constant__ KdaDecodeSm90 a) {
+  extern __shared__ __align__(128) char smem_bytes[];
+  Smem& s = *reinterpret_cast<Smem*>(smem_bytes);
+  const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, row0 = warp * kRows;
+  const int sequence = blockIdx.x / a.n_heads, head = blockIdx.x % a.n_heads;
   const int slot = a.slot[sequence];
-  if (slot < 0) return;  // the whole cluster
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::
-                   : "memory");  // waited for before the partner's memory is written
-  const int channel = head * kDim + tid;
-  const int64_t row = static_cast<int64_t>(sequence) * a.n_heads * kDim;
-  float4* state = reinterpret_cast<float4*>(a.state + (static_cast<int64_t>(slot) * a.n_heads + head) * kDim * kDim) +
-                  row0 * (kDim / 4) + part * kQuads + quad;
-  float4 x[kRows];
-#pragma unroll
-  for (int i = 0; i < kRows; i++) x[i] = __ldcs(state + i * (kDim / 4));
-
-  Window window[3];
-#pragma unroll
-  for (int i = 0; i < 3; i++) window[i] = load_window(a, sequence, slot, i, channel);
-  const float q = convolve(a, 0, channel, window[0]), k = convolve(a, 1, channel, window[1]);
-  s.v[tid] = convolve(a, 2, channel, window[2]);
-  const float z = __bfloat162float(static_cast<const __nv_bfloat16*>(a.z)[row + channel]);
-  s.decay[tid] =
-      exp2_fast(log2_decay<kGate>(z, a.gate.dt_bias[channel] * kLog2e, __expf(a.gate.a_log[head]), a.gate.lower_bound));
-  s.q[tid] = q;
-  s.k[tid] = k;
-  const float qq = warp_sum(q * q), kk = warp_sum(k * k), qk = warp_sum(q * k);
+  if (slot < 0) return;
+  float* const state = a.state + ((static_cast<int64_t>(slot) * a.n_heads + head) * kDim + row0) * kDim;
+  const uint32_t full = smem_address(&s.full[warp]);
+  prefetch_window(a, slot, head * kDim + tid);
   if (lane == 0) {
-    s.sums[warp][0] = qq;
-    s.sums[warp][1] = kk;
-    s.sums[warp][2] = qk;
+    bulk_prefetch(state, kRowBytes);
+    barrier_init(full, 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
+  __syncwarp();
+  wait_for_dependency();
+  launch_dependents();
+  if (lane == 0) {
+    barrier_expect(full, kRowBytes);
+    bulk_load(smem_address(s.state[row0]), state, kRowBytes, full);
+  }
+  const Inputs in = take_token<kGate>(a, sequence, head, slot, s);
   __syncthreads();
-  const auto total = [&](int i) { return (s.sums[0][i] + s.sums[1][i]) + (s.sums[2][i] + s.sums[3][i]); };
-  const float q_norm = rsqrtf(total(0) + kL2Eps) * a.scale, k_norm = rsqrtf(total(1) + kL2Eps);
-  const float kq = total(2) * q_norm * k_norm;
 
-  float4 read = {0, 0, 0, 0}, answer = {0, 0, 0, 0};
+  barrier_wait(full, 0);
+  float4 read = {}, answer = {};
 #pragma unroll
   for (int i = 0; i < kRows; i++) {
-    x[i] = x[i] * s.decay[row0 + i];
-    read = read + x[i] * s.k[row0 + i];
-    answer = answer + x[i] * s.q[row0 + i];
+    const float4 f = s.token[row0 + i], x = scaled(s.state[row0 + i][lane], f.x);
+    add_scaled(read, x, f.y);
+    add_scaled(answer, x, f.z);
   }
-  const auto across_warp = [](float4 p) {
-#pragma unroll
-    for (int bit = kQuads; bit < 32; bit *= 2) {
-      p.x += __shfl_xor_sync(~0u, p.x, bit);
-      p.y += __shfl_xor_sync(~0u, p.y, bit);
-      p.z += __shfl_xor_sync(~0u, p.z, bit);
-      p.w += __shfl_xor_sync(~0u, p.w, bit);
-    }
-    return p;
-  };
-  read = across_warp(read);
-  answer = across_warp(answer);
-  if (lane < kQuads) {
-    s.read[warp][quad] = read;
-    s.answer[warp][quad] = answer;
-  }
+  s.read[warp][lane] = read;
+  s.answer[warp][lane] = answer;
   __syncthreads();
 
-  const float4 e = ((s.read[0][quad] + s.read[1][quad]) + (s.read[2][quad] + s.read[3][quad])) * k_norm;
-  const float4 o_state = ((s.answer[0][quad] + s.answer[1][quad]) + (s.answer[2][quad] + s.answer[3][quad])) * q_norm;
-  const float beta = sigmoid(
-      __bfloat162float(static_cast<const __nv_bfloat16*>(a.beta)[static_cast<int64_t>(sequence) * a.n_heads + head]));
-  const int column = 4 * (part * kQuads + quad);
-  const float4 u = (*reinterpret_cast<const float4*>(&s.v[column]) + e * -1.f) * beta;
-  const float4 uk = u * k_norm;
-#pragma unroll
-  for (int i = 0; i < kRows; i++) __stcs(state + i * (kDim / 4), x[i] + uk * s.k[row0 + i]);
+  const float q_norm = rsqrtf(sum4(s.sums[0], 1) + kL2Eps) * a.scale, k_norm = rsqrtf(sum4(s.sums[1], 1) + kL2Eps);
+  const float e = sum4(reinterpret_cast<const float*>(s.read) + tid, kDim) * k_norm;
+  const float o_state = sum4(reinterpret_cast<const float*>(s.answer) + tid, kDim) * q_norm;
+  const float u = (in.v - e) * sigmoid(in.beta);
+  const float o = fmaf(u, sum4(s.sums[2], 1) * q_norm * k_norm, o_state);
+  const float square = warp_sum(o * o);
+  s.write[tid] = u * k_norm;
+  if (lane == 0) s.squares[warp] = square;
+  __syncthreads();
 
-  const float4 o = o_state + u * kq;
-  float square = o.x * o.x + o.y * o.y + o.z * o.z + o.w * o.w;
+  const float4 write = reinterpret_cast<const float4*>(s.write)[lane];
 #pragma unroll
-  for (int bit = kQuads / 2; bit; bit /= 2) square += __shfl_xor_sync(~0u, square, bit);
-  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
-  if (tid < kSplit) {
-    asm volatile(
-        "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\nst.shared::cluster.f32 [remote], %2;\n}\n" ::
-            "r"(smem_address(&s.square[part])),
-        "r"(tid), "f"(square)
-        : "memory");
+  for (int i = 0; i < kRows; i++) {
+    const float4 f = s.token[row0 + i];
+    float4 x = scaled(s.state[row0 + i][lane], f.x);
+    add_scaled(x, write, f.y);
+    reinterpret_cast<float4*>(state)[i * kQuads + lane] = x;
   }
-  cluster_sync();
-  square = s.square[0] + s.square[1];
-  if (part == 0) {
-#pragma unroll
-    for (int i = 0; i < 3; i++) store_window(a, slot, i, channel, window[i]);
-  }
-  if (tid >= kQuads) return;
-  const float r = rsqrtf(square * (1.f / kDim) + a.norm_eps);
-  const float4 w = *reinterpret_cast<const float4*>(a.norm_weight + column);
-  const uint2 gate =
-      *reinterpret_cast<const uint2*>(static_cast<const __nv_bfloat16*>(a.out_gate) + row + head * kDim + column);
-  const float2 g0 = unpack_bf16(gate.x), g1 = unpack_bf16(gate.y);
-  uint2 y;
-  y.x = pack_bf16(o.x * r * w.x * sigmoid(g0.x), o.y * r * w.y * sigmoid(g0.y));
-  y.y = pack_bf16(o.z * r * w.z * sigmoid(g1.x), o.w * r * w.w * sigmoid(g1.y));
-  *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(a.out) + row + head * kDim + column) = y;
+  const float r = rsqrtf(sum4(s.squares, 1) * (1.f / kDim) + a.norm_eps);
+  static_cast<__nv_bfloat16*>(a.out)[static_cast<int64_t>(blockIdx.x) * kDim + tid] =
+      __float2bfloat16_rn(o * r * in.norm_weight * sigmoid(in.gate));
+}
+
+// While two CTAs an SM hold all heads, the grid starts beside the one before, and its shared memory admits no third CTA: those that
+// come early would spread unevenly over the SMs.
+constexpr unsigned kHeadsBeside = 2 * 132;
+constexpr int kHalfSmBytes = 100 * 1024;
+
+template <KdaGate kGate>
+cudaError_t launch(const KdaDecodeSm90& a, cudaStream_t stream) {
+  const auto kernel = decode_kernel<kGate>;
+  if (const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kHalfSmBytes))
+    return e;
+  const unsigned grid = static_cast<unsigned>(a.n_sequences) * a.n_heads;
+  cudaLaunchAttribute beside = {};
+  beside.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  beside.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(grid);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = grid <= kHeadsBeside ? kHalfSmBytes : sizeof(Smem);
+  config.stream = stream;
+  config.attrs = &beside;
+  config.numAttrs = grid <= kHeadsBeside;
+  return cudaLaunchKernelEx(&config, kernel, a);
 }
 
 }  // namespace
@@ -184,10 +226,8 @@ namespace linnet::ops {
 
 int kda_decode_sm90(const KdaDecodeSm90& a, CUstream_st* stream) noexcept {
   if (a.n_sequences == 0 || a.n_heads == 0) return cudaSuccess;
-  const unsigned grid = static_cast<unsigned>(a.n_sequences) * a.n_heads * sm90::kSplit;
-  if (a.gate.gate == KdaGate::softplus) sm90::decode_kernel<KdaGate::softplus><<<grid, sm90::kThreads, 0, stream>>>(a);
-  else sm90::decode_kernel<KdaGate::lower_bound><<<grid, sm90::kThreads, 0, stream>>>(a);
-  return cudaGetLastError();
+  return a.gate.gate == KdaGate::softplus ? sm90::launch<KdaGate::softplus>(a, stream)
+                                          : sm90::launch<KdaGate::lower_bound>(a, stream);
 }
 
 }  // namespace linnet::ops
