@@ -11,7 +11,7 @@ namespace linnet::cli {
 struct BenchArgs {
   EngineArgs engine;
   std::vector<int64_t>
-      depths;  // tokens in the state before a measurement; empty: 0, 4096, 16384, 65536 as far as the context goes
+      depths;             // tokens in the state before a measurement; empty: 0, 4096, 16384 as far as the context goes
   int64_t prompt = 2048;  // tokens of a measured prompt
   int64_t decode = 32;    // tokens of a measured decode
   int repetitions = 3;

@@ -15,6 +15,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kFirstTokenRuns = 5;
+constexpr int64_t kCoreTokens[] = {4096, 65536};
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -35,7 +36,6 @@ class Bench {
       : engine_(engine), args_(args), progress_(progress), base_(engine.new_slot()), work_(engine.new_slot()) {}
 
   BenchResult run(const std::vector<int64_t>& depths) {
-    measure_floors();
     append(work_, 0, 64, runtime::Want::last, "warm-up");  // pages and threads are there
     reset_peak_memory();
     for (int64_t depth : depths) {
@@ -43,21 +43,38 @@ class Bench {
       measure_prefill(depth);
       measure_decode(depth);
     }
-    result_.memory = resident_memory();
+    note_memory();
     result_.weight_bytes = engine_.memory_plan().weight_bytes;
     result_.state_bytes = static_cast<int64_t>(base_.bytes() + work_.bytes());
+    progress_("KDA core alone", 0, 0);
+    result_.core_alone =
+        measure_kda_core(engine_.config(), engine_.tokens_per_pass(), {kCoreTokens[0], kCoreTokens[1]}, engine_.pool());
     measure_first_token();
-    measure_floors();
     return std::move(result_);
   }
 
  private:
-  void measure_floors() {
-    progress_("floors", 0, 0);
-    Floors& f = result_.floors;
-    f.read_bytes_per_second = std::max(f.read_bytes_per_second, ops::measure_read_bandwidth(engine_.pool()));
-    f.gemm_flops_per_second = std::max(f.gemm_flops_per_second,
-                                       ops::measure_gemm_rate(engine_.pool(), weight_dtype(*engine_.loaded().model)));
+  // The peak so far; what a floor's measurement takes is not the model's.
+  void note_memory() {
+    const int64_t peak = std::max(result_.memory.peak, resident_memory().peak);
+    result_.memory = resident_memory();
+    result_.memory.peak = peak;
+  }
+
+  double read_bandwidth() {
+    note_memory();
+    const double rate = ops::measure_read_bandwidth(engine_.pool());
+    reset_peak_memory();
+    result_.floors.read_bytes_per_second = std::max(result_.floors.read_bytes_per_second, rate);
+    return rate;
+  }
+
+  double gemm_rate() {
+    note_memory();
+    const double rate = ops::measure_gemm_rate(engine_.pool(), weight_dtype(*engine_.loaded().model));
+    reset_peak_memory();
+    result_.floors.gemm_flops_per_second = std::max(result_.floors.gemm_flops_per_second, rate);
+    return rate;
   }
 
   // Appends the tokens [first, first + count) of the one random sequence that all measurements read.
@@ -86,29 +103,33 @@ class Bench {
   }
 
   void measure_prefill(int64_t depth) {
-    std::vector<double> seconds;
+    const model::PrefillCost cost = model::prefill_cost(*engine_.loaded().model, depth, args_.prompt);
+    std::vector<double> seconds, ratios;
     for (int r = 0; r < args_.repetitions; ++r) {
+      const double rate = gemm_rate();
       work_.copy_from(base_);
       const auto start = Clock::now();
       append(work_, depth, args_.prompt, runtime::Want::last, cat("prompt at ", depth));
       seconds.push_back(seconds_since(start));
+      ratios.push_back(cost.total() / rate / seconds.back());
     }
-    result_.prefill.push_back({depth, args_.prompt, spread_of(std::move(seconds)),
-                               model::prefill_cost(*engine_.loaded().model, depth, args_.prompt)});
+    result_.prefill.push_back({depth, args_.prompt, spread_of(seconds), spread_of(ratios).median, cost});
   }
 
   void measure_decode(int64_t depth) {
-    std::vector<double> seconds;
+    const model::DecodeCost cost = model::decode_cost(*engine_.loaded().model, depth + args_.decode / 2);
+    std::vector<double> seconds, ratios;
     for (int r = 0; r < args_.repetitions; ++r) {
+      const double bandwidth = read_bandwidth();
       work_.copy_from(base_);
       append(work_, depth, 1, runtime::Want::last, "");
       const auto start = Clock::now();
       for (int64_t i = 1; i <= args_.decode; ++i) append(work_, depth + i, 1, runtime::Want::last, "");
       seconds.push_back(seconds_since(start) / static_cast<double>(args_.decode));
+      ratios.push_back(static_cast<double>(cost.total()) / bandwidth / seconds.back());
       progress_(cat("decode at ", depth), r + 1, args_.repetitions);
     }
-    result_.decode.push_back({depth, args_.decode, spread_of(std::move(seconds)),
-                              model::decode_cost(*engine_.loaded().model, depth + args_.decode / 2)});
+    result_.decode.push_back({depth, args_.decode, spread_of(seconds), spread_of(ratios).median, cost});
   }
 
   void measure_first_token() {
@@ -138,7 +159,7 @@ std::vector<int64_t> depths_of(const BenchArgs& args, int64_t context) {
   const int64_t longest = std::max(args.prompt, args.decode + 1);
   std::vector<int64_t> depths = args.depths;
   if (depths.empty())
-    for (int64_t depth : {0, 4096, 16384, 65536})
+    for (int64_t depth : {0, 4096, 16384})
       if (depth + longest <= context) depths.push_back(depth);
   std::sort(depths.begin(), depths.end());
   if (depths.empty() || depths.front() < 0 || depths.back() + longest > context)

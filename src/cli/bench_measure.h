@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/bench.h"
+#include "cli/bench_core.h"
 #include "cli/process.h"
 #include "core/trace.h"
 #include "model/cost.h"
@@ -19,7 +20,8 @@ struct Spread {
   double median = 0, low = 0, high = 0;
 };
 
-// What the machine can do; each figure is the better of a measurement before and one after the model ran.
+// What the machine can do: the best of all measurements in the run. Ratios use the measurement made just before each repetition,
+// because a machine that also does other things is not equally fast twice.
 struct Floors {
   double read_bytes_per_second = 0, gemm_flops_per_second = 0;
 };
@@ -27,19 +29,17 @@ struct Floors {
 struct PrefillResult {
   int64_t depth = 0, tokens = 0;
   Spread seconds;
+  double ratio = 0;  // median over the repetitions of cost / rate of products / seconds
   model::PrefillCost cost;
-  double ratio(const Floors& f) const { return cost.total() / f.gemm_flops_per_second / seconds.median; }
 };
 
 struct DecodeResult {
   int64_t depth = 0, tokens = 0;
   Spread seconds_per_token;
+  double ratio = 0;  // median over the repetitions of cost / read bandwidth / seconds
   model::DecodeCost cost;
-  double ratio(const Floors& f) const {
-    return static_cast<double>(cost.total()) / f.read_bytes_per_second / seconds_per_token.median;
-  }
-  double weights_ratio(const Floors& f) const {
-    return static_cast<double>(cost.weight_bytes) / f.read_bytes_per_second / seconds_per_token.median;
+  double weights_ratio() const {  // the same, counting only the weights as needed
+    return ratio * static_cast<double>(cost.weight_bytes) / static_cast<double>(cost.total());
   }
 };
 
@@ -57,6 +57,7 @@ struct BenchResult {
   std::vector<PrefillResult> prefill;
   std::vector<DecodeResult> decode;
   std::vector<FillResult> fills;
+  std::vector<CorePoint> core_alone;          // one layer of the KDA core, without the model around it
   std::optional<double> first_token_seconds;  // from process start; none without a tokenizer
   ResidentMemory memory;
   int64_t weight_bytes = 0, state_bytes = 0;  // of the two slots that were in use

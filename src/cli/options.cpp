@@ -158,9 +158,8 @@ void add_bench(CLI::App& app, Action& action) {
   std::shared_ptr<BenchArgs> a;
   CLI::App* c = add_command(app, action, "bench", "Measure speed against what the machine can do", a, run_bench);
   add_engine(c, a->engine);
-  c->add_option(
-       "--depths", a->depths,
-       "tokens in the state before a measurement, as 0,4096 (default: 0,4096,16384,65536, as the context allows)")
+  c->add_option("--depths", a->depths,
+                "tokens in the state before a measurement, as 0,4096 (default: 0,4096,16384, as the context allows)")
       ->delimiter(',')
       ->take_all()
       ->type_name("N,...");
@@ -169,9 +168,11 @@ void add_bench(CLI::App& app, Action& action) {
   c->add_option("--repetitions", a->repetitions, "of each measurement; the median counts (default: 3)");
   c->add_flag("--json", a->json, "print one JSON object");
   c->footer(
-      "ratio: the time that the floor allows over the measured median. Floors are measured in the same run: of a "
-      "prompt its FLOPs "
-      "at the rate of large products, of a decoded token the bytes of its weights and states at the read bandwidth.");
+      "ratio: the time that the floor allows over the measured time. Floors are measured before each repetition, and "
+      "the median "
+      "counts: of a prompt its FLOPs at the rate of large products, of a decoded token the bytes of its weights and "
+      "states at "
+      "the read bandwidth.");
 }
 
 void add_synth(CLI::App& app, Action& action) {

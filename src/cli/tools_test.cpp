@@ -194,6 +194,9 @@ TEST(bench, json_has_the_figures) {
   EXPECT_LE(result["decode"][0]["weights_ratio"], result["decode"][0]["ratio"]);
   EXPECT_EQ(result["kda_core"][0]["tokens"], 128);
   EXPECT_GT(result["kda_core"][0]["share"], 0);
+  EXPECT_EQ(result["kda_core_alone"]["points"][1]["tokens"], 65536);
+  EXPECT_GT(result["kda_core_alone"]["growth"], 0.05);  // of a machine that does other things, too
+  EXPECT_LT(result["kda_core_alone"]["growth"], 20);
   EXPECT_GT(result["first_token_seconds"], 0);
   EXPECT_GT(result["memory"]["peak_bytes"], 0);
   EXPECT_THAT(output({"bench", "--model", tiny_checkpoint(), "--depths", "64", "--prompt", "64", "--decode", "1",
