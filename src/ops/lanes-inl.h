@@ -30,8 +30,10 @@ HWY_INLINE hn::Vec<D> load_f32(D d, const bf16* p) {
 }
 template <class D>
 HWY_INLINE hn::Vec<D> load_f32(D d, const f16* p) {
-#if HWY_TARGET == HWY_SCALAR  // Highway 1.0.3 widens infinities and NaN to finite values there
-  return hn::Set(d, to_f32(*p));
+#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX2  // no F16C: Highway 1.0.3 widens infinities and NaN to finite values
+  alignas(64) float lanes[hn::MaxLanes(D())];
+  for (size_t i = 0; i < hn::Lanes(d); ++i) lanes[i] = to_f32(p[i]);
+  return hn::Load(d, lanes);
 #else
   const hn::Rebind<hwy::float16_t, D> d16;
   return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
