@@ -1,0 +1,35 @@
+// Gradients of products against weights: contract. Definition: gemm_ref_bwd.cpp. How they run on the forward's kernels:
+// README.md.
+#pragma once
+
+#include "ops/gemm/gemm.h"
+
+namespace linnet::ops {
+
+// Of one product  y[m, n] = sum_k x[row(m), k] w[n, k]:
+//   dx[m, k] (+)= sum_n dy[m, n] w[n, k]         one row for each m, also where `rows` gathers
+//   dw[n, k]  +=  sum_m dy[m, n] x[row(m), k]
+struct GemmBwdProblem {
+  ConstTensor x;                  // [Mx, K] f32, row stride free; may be absent when dw is
+  ConstTensor w_t;                // [K, N] f32, bf16 or f16, dense: the transpose of w; may be absent when dx is
+  ConstTensor dy;                 // [M, N] f32, row stride free
+  Tensor dx;                      // [M, K] f32, row stride free; absent: not wanted
+  Tensor dw;                      // [N, K] f32, row stride free, added to; absent: not wanted
+  const int32_t* rows = nullptr;  // [M] rows of x; null: row(m) = m
+  bool accumulate_dx = false;
+  DType compute = DType::bf16;  // bf16: x and dy rounded to bf16 where the CPU has such products; f32: never rounded
+};
+
+// A batch of independent gradients, run together. Sums are f32. dx of one problem may be dx of a later one with accumulate_dx:
+// they are added in the order of the list. M == 0 is allowed. Bits do not depend on the thread count.
+struct GemmBwdArgs {
+  std::span<const GemmBwdProblem> problems;
+};
+// Throws InvalidArgument naming the problem and the tensor.
+Plan<GemmBwdArgs> plan_gemm_bwd(const GemmBwdArgs& args, Isa isa = active_isa());
+void gemm_ref_bwd(const GemmBwdArgs& args);
+
+// to[k, n] = from[n, k], of one dtype (f32, bf16, f16) or narrowed from f32. For the transposed copies of weights.
+void transpose(ConstTensor from, Tensor to, const Exec& exec);
+
+}  // namespace linnet::ops
