@@ -1,5 +1,8 @@
 #include "formats/tokenizer.h"
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <algorithm>
 
 #include "core/errors.h"
@@ -37,6 +40,18 @@ std::vector<TokenId> Tokenizer::stop_ids() const {
     if (id && std::find(ids.begin(), ids.end(), *id) == ids.end()) ids.push_back(*id);
   }
   return ids;
+}
+
+uint64_t Tokenizer::hash() const {
+  XXH64_state_t state;
+  XXH64_reset(&state, 0);
+  for (TokenId id = 0; id < vocab_size(); ++id) {
+    const std::string_view bytes = bytes_of(id);
+    const uint64_t length = bytes.size();
+    XXH64_update(&state, &length, sizeof length);
+    XXH64_update(&state, bytes.data(), bytes.size());
+  }
+  return XXH64_digest(&state);
 }
 
 std::vector<TokenId> Tokenizer::encode(std::string_view text, SpecialPolicy policy) const {

@@ -205,6 +205,18 @@ TEST_F(tokenizer_folder, config_names_special_tokens_and_their_roles) {
   EXPECT_EQ(t.decode(std::vector<TokenId>{300, 305}, SpecialText::hidden), "<think>");
 }
 
+// What each id stands for, and nothing else: two ranks exchanged or one name changed is another tokenizer.
+TEST(tokenizer, hash_tells_tokenizers_apart) {
+  std::vector<std::string> tokens = letter_vocabulary(300);
+  const auto hash_of = [&] {
+    return Tokenizer(RankTable::parse(ranks_file_text(tokens), "ranks"), SpecialTokens::kimi(300)).hash();
+  };
+  const uint64_t hash = hash_of();
+  EXPECT_EQ(hash_of(), hash);
+  std::swap(tokens[5], tokens[6]);
+  EXPECT_NE(hash_of(), hash);
+}
+
 TEST_F(tokenizer_folder, bad_configs_are_named) {
   struct Case {
     const char* json;
