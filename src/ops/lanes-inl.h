@@ -67,6 +67,23 @@ HWY_INLINE void map_f32(int64_t n, float* out, F f, const T*... in) {
   if (i < n) store_n(f(load_f32_n(d, in + i, n - i)...), d, out + i, n - i);
 }
 
+// The same with two results: f(r0, r1, in...) sets its first two arguments. All inputs of a vector are read before its results are
+// written, so an output may be one of the inputs.
+template <class F, class... T>
+HWY_INLINE void map2_f32(int64_t n, float* out0, float* out1, F f, const T*... in) {
+  const hn::ScalableTag<float> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto r0 = hn::Zero(d), r1 = r0;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    f(r0, r1, load_f32(d, in + i)...);
+    hn::StoreU(r0, d, out0 + i), hn::StoreU(r1, d, out1 + i);
+  }
+  if (i == n) return;
+  f(r0, r1, load_f32_n(d, in + i, n - i)...);
+  store_n(r0, d, out0 + i, n - i), store_n(r1, d, out1 + i, n - i);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace linnet::ops
 HWY_AFTER_NAMESPACE();

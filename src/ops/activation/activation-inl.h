@@ -1,4 +1,4 @@
-// exp, sigmoid and silu on Highway vectors. Included once per Highway target: the guard toggles.
+// exp, sigmoid, silu and their slopes on Highway vectors. Included once per Highway target: the guard toggles.
 #if defined(LINNET_OPS_ACTIVATION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LINNET_OPS_ACTIVATION_INL_H_
 #undef LINNET_OPS_ACTIVATION_INL_H_
@@ -47,6 +47,23 @@ HWY_INLINE V sigmoid_f32(D d, V x) {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V silu_f32(D d, V x) {
   return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp_f32(d, hn::Neg(x))));
+}
+
+// s = sigmoid(x) and t = 1 - s = sigmoid(-x), both to 5e-7 relative: with e = exp(-|x|) nothing overflows and nothing cancels.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void sigmoid_both_f32(D d, V x, V& s, V& t) {
+  const V one = hn::Set(d, 1.0f), e = exp_f32(d, hn::Neg(hn::Abs(x)));
+  const V larger = hn::Div(one, hn::Add(one, e)), smaller = hn::Mul(e, larger);
+  const auto negative = hn::Lt(x, hn::Zero(d));
+  s = hn::IfThenElse(negative, smaller, larger);
+  t = hn::IfThenElse(negative, larger, smaller);
+}
+
+// silu'(x) = s (1 + x (1 - s)) from s = sigmoid(x); NaN at both infinities, as the formula has it.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V silu_slope_f32(D d, V x, V s) {
+  const V one = hn::Set(d, 1.0f);
+  return hn::Mul(s, hn::MulAdd(x, hn::Sub(one, s), one));
 }
 
 }  // namespace HWY_NAMESPACE
