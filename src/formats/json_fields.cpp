@@ -280,12 +280,13 @@ void JsonFields::Object::list_unread(std::vector<std::string>& unread) const {
 
 std::vector<std::string> JsonFields::unread_keys() const {
   std::vector<std::string> unread;
-  object_->list_unread(unread);
+  Object{object_->document, object_->value, ""}.list_unread(unread);
   return unread;
 }
 
 void JsonFields::refuse_unread_keys() const {
-  const std::vector<std::string> unread = unread_keys();
+  std::vector<std::string> unread;
+  object_->list_unread(unread);
   if (!unread.empty()) throw FormatError(cat(object_->document->place, ": ", unread.front(), ": unknown key"));
 }
 

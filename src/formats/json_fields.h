@@ -53,7 +53,8 @@ class JsonFields {
   // Counts as asked for, whatever it is: for keys that are known to change nothing.
   void ignore(std::string_view key) const;
 
-  // Keys of this object, and of those objects inside that were asked for, that no getter named: "linear_attn_config.bias".
+  // Keys of this object, and of those objects inside that were asked for, that no getter named, as seen from
+  // this object: "linear_attn_config.bias".
   std::vector<std::string> unread_keys() const;
   void refuse_unread_keys() const;  // throws "FILE: linear_attn_config.bias: unknown key" for the first of them
 

@@ -124,6 +124,8 @@ TEST(json_fields, what_was_not_asked_for_is_listed) {
   f.optional_integer("e", 0, 9);
   f.has("g"), f.kind("g");
   EXPECT_THAT(f.unread_keys(), ElementsAre("b.x", "c[1].q", "g"));
+  EXPECT_THAT(f.object("b").unread_keys(), ElementsAre("x"));
+  EXPECT_EQ(refusal([&] { f.object("b").refuse_unread_keys(); }), "c.json: b.x: unknown key");
   EXPECT_EQ(refusal([&] { f.refuse_unread_keys(); }), "c.json: b.x: unknown key");
   f.object("b").ignore("x");
   EXPECT_EQ(refusal([&] { f.refuse_unread_keys(); }), "c.json: c[1].q: unknown key");
