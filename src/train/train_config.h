@@ -12,6 +12,7 @@
 
 #include "core/dtype.h"
 #include "model/config.h"
+#include "train/token_shards.h"
 
 namespace linnet::train {
 
@@ -39,7 +40,6 @@ struct ModelSource {
 
 struct DataConfig {
   std::filesystem::path folder;
-  std::string split;
   int64_t sequence_tokens = 0;     // T
   int64_t batch_tokens = 0;        // of one step: a multiple of micro_batch_tokens
   int64_t micro_batch_tokens = 0;  // of one pass: a multiple of T
@@ -90,7 +90,7 @@ struct CheckpointConfig {
 struct EvaluationConfig {
   int64_t every_steps = 0;  // 0: never
   int64_t tokens = 0;
-  std::string split;
+  Split split = Split::held_out;
 };
 
 // One of several models that train on the same batches.
@@ -130,6 +130,7 @@ struct FieldDescription {
   std::string name;           // "optimizer.muon.lr"
   std::string default_value;  // "0.001", "required"
   std::string meaning;
+  bool may_change_on_resume;
 };
 std::vector<FieldDescription> describe_train_config();
 std::string train_config_markdown();  // the table of docs/training.md
