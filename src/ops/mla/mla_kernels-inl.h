@@ -31,11 +31,11 @@ constexpr int kSumVectors = 2;
 constexpr int kDotRows = kLanes >= 16 ? 8 : 4;
 constexpr int kDotColumns = 3;
 
-// sum_rows: c[i, :] = c_scale[i] c[i, :] + sum_k a[i, k] b[k, :]      b [k, n], vectors along n
+// sum_rows: c[i, :] = c_scale[i] c[i, :] + sum_k a[i, k] b[k, :]      b [k, n], vectors along n; a turned when a_step > 1
 template <class T>
 struct SumRows {
   int64_t m, n, k;
-  const float* a;  // [m, k]
+  const float* a;  // element (i, k) at a + i * lda + k * a_step
   int64_t lda;
   const T* b;  // [k, n]
   int64_t ldb;
@@ -43,6 +43,7 @@ struct SumRows {
   int64_t ldc;
   const float* c_scale;  // [m], or null: c is only written
   int64_t ahead = 0;     // from a row of b to the one that a coming call reads at its place: fetched along the way
+  int64_t a_step = 1;
 };
 
 template <int kRows, int kVectors, class T>
@@ -56,14 +57,14 @@ HWY_INLINE void sum_rows_tile(const SumRows<T>& p, int64_t row, int64_t column) 
     for (int v = 0; v < kVectors; ++v)
       sum[i][v] =
           p.c_scale ? hn::Mul(hn::Set(d, p.c_scale[row + i]), hn::LoadU(d, c + i * p.ldc + v * kLanes)) : hn::Zero(d);
-  for (int64_t k = 0; k < p.k; ++k, b += p.ldb) {
+  for (int64_t k = 0; k < p.k; ++k, a += p.a_step, b += p.ldb) {
     Vec bk[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       bk[v] = load_f32(d, b + v * kLanes);
       hwy::Prefetch(b + p.ahead + v * kLanes);
     }
     for (int i = 0; i < kRows; ++i) {
-      const Vec ai = hn::Set(d, a[i * p.lda + k]);
+      const Vec ai = hn::Set(d, a[i * p.lda]);
       for (int v = 0; v < kVectors; ++v) sum[i][v] = hn::MulAdd(ai, bk[v], sum[i][v]);
     }
   }
@@ -79,7 +80,7 @@ void sum_rows_rest(const SumRows<T>& p, int64_t row, int64_t column) {
   float* c = p.c + row * p.ldc + column;
   Vec sum = p.c_scale ? hn::Mul(hn::Set(d, p.c_scale[row]), load_f32_n(d, c, n)) : hn::Zero(d);
   for (int64_t k = 0; k < p.k; ++k)
-    sum = hn::MulAdd(hn::Set(d, p.a[row * p.lda + k]), load_f32_n(d, p.b + k * p.ldb + column, n), sum);
+    sum = hn::MulAdd(hn::Set(d, p.a[row * p.lda + k * p.a_step]), load_f32_n(d, p.b + k * p.ldb + column, n), sum);
   store_n(sum, d, c, n);
 }
 
