@@ -1,6 +1,7 @@
 // Tensors that own their memory, filled for tests, and an Exec to run ops with.
 #pragma once
 
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -42,11 +43,18 @@ class OwnedTensor {
   std::vector<std::byte> memory_;
 };
 
-// Runs a plan with as many threads as asked and exactly the scratch it asked for.
+// Runs a plan with as many threads as asked and exactly the scratch it asked for, every byte of it 0xff: a float of scratch is NaN
+// until it is written.
 template <class Plan, class Args>
 void run_plan(const Plan& plan, const Args& args, int n_threads = 2) {
   ThreadPool pool(n_threads);
-  Workspace workspace(plan.workspace_bytes(args, n_threads) + 1);
+  const size_t bytes = plan.workspace_bytes(args, n_threads);
+  Workspace workspace(bytes + 1);
+  {
+    const Workspace::Scope scope(workspace);
+    const size_t whole_lines = bytes / kAlignment * kAlignment;
+    std::memset(workspace.take<std::byte>(static_cast<int64_t>(whole_lines)), 0xff, whole_lines);
+  }
   plan.run(args, Exec{pool, workspace});
 }
 
