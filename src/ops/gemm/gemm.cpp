@@ -6,20 +6,6 @@
 namespace linnet::ops {
 namespace {
 
-constexpr gemm::Kernels kSimd{.f32 = &gemm::kTilesF32, .bf16 = nullptr};
-#if defined(__x86_64__)
-constexpr gemm::Kernels kAvx512Bf16{.f32 = &gemm::kTilesF32, .bf16 = &gemm::kTilesAvx512Bf16};
-constexpr gemm::Kernels kAmx{.f32 = &gemm::kTilesF32, .bf16 = &gemm::kTilesAmx};
-#endif
-
-// Intel's Sapphire Rapids starts a vdpbf16ps every other cycle, a quarter of its f32 multiply-adds: half their rate.
-std::string refusal_avx512_bf16(const GemmArgs&) {
-#if defined(__x86_64__)
-  if (__builtin_cpu_is("intel")) return "f32 is faster on this CPU";
-#endif
-  return {};
-}
-
 template <const gemm::Kernels& kernels>
 constexpr Variant<GemmArgs> variant(const char* name, Isa needs, std::string (*refusal)(const GemmArgs&) = no_refusal) {
   return {name, needs, refusal,
@@ -31,10 +17,11 @@ constexpr Variant<GemmArgs> variant(const char* name, Isa needs, std::string (*r
 // takes any batch, whatever it mixes.
 constexpr Variant<GemmArgs> kVariants[] = {
 #if defined(__x86_64__)
-    variant<kAmx>("amx", Isa::amx),
-    variant<kAvx512Bf16>("avx512_bf16", Isa::avx512_bf16, refusal_avx512_bf16),
+    variant<gemm::kKernelsAmx>("amx", Isa::amx),
+    variant<gemm::kKernelsAvx512Bf16>("avx512_bf16", Isa::avx512_bf16,
+                                      [](const GemmArgs&) { return gemm::refusal_of_avx512_bf16(); }),
 #endif
-    variant<kSimd>("simd", Isa::baseline),
+    variant<gemm::kKernelsSimd>("simd", Isa::baseline),
 };
 
 void check(const GemmProblem& p, size_t i) {
@@ -46,9 +33,11 @@ void check(const GemmProblem& p, size_t i) {
     if (t.row_stride < t[1]) fail(name, ": row stride: expected at least ", t[1], ", got ", t.row_stride);
   };
   expect("y", p.y, DType::f32, {-1, -1});
-  expect("x", p.x, DType::f32, {p.rows ? -1 : p.y[0], -1});
+  if (p.x_is_in_out && (p.rows || p.w_is_in_out)) fail("x_is_in_out: expected neither rows nor w_is_in_out");
+  if (p.x_is_in_out) expect("x", p.x, DType::f32, {-1, p.y[0]});
+  else expect("x", p.x, DType::f32, {p.rows ? -1 : p.y[0], -1});
   const bool stored = p.w.dtype == DType::bf16 || p.w.dtype == DType::f16;
-  const int64_t N = p.y[1], K = p.x[1];
+  const int64_t N = p.y[1], K = p.x[p.x_is_in_out ? 0 : 1];
   if (p.w_is_in_out) expect("w", p.w, stored ? p.w.dtype : DType::f32, {K, N});
   else expect("w", p.w, stored ? p.w.dtype : DType::f32, {N, K});
   for (int64_t m = 0; p.rows && m < p.y[0]; ++m)
@@ -63,6 +52,14 @@ std::span<const Variant<GemmArgs>> gemm_variants() { return kVariants; }
 Plan<GemmArgs> plan_gemm(const GemmArgs& args, Isa isa) {
   for (size_t i = 0; i < args.problems.size(); ++i) check(args.problems[i], i);
   return choose_variant<GemmArgs>("gemm", kVariants, args, isa);
+}
+
+// Intel's Sapphire Rapids starts a vdpbf16ps every other cycle, a quarter of its f32 multiply-adds: half their rate.
+std::string gemm::refusal_of_avx512_bf16() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_is("intel")) return "f32 is faster on this CPU";
+#endif
+  return {};
 }
 
 size_t gemm_workspace_bytes(int64_t rows, int64_t k, int n_threads) {

@@ -15,8 +15,10 @@ struct GemmProblem {
   Tensor y;                       // [M, N] f32, row stride free; must not alias x
   const int32_t* rows = nullptr;  // [M] rows of x, each in [0, Mx); null: Mx == M and row(m) = m
   bool w_is_in_out = false;  // w holds [K, N] (input-major): the transposed product, used where a weight is absorbed
-  bool accumulate = false;   // add to y instead of overwriting it
-  bool exact = false;        // keep x in f32 whatever the path (router logits, beta): never round it to bf16
+  bool x_is_in_out =
+      false;  // x holds [K, M]: its columns are the rows of the product; neither rows nor w_is_in_out then
+  bool accumulate = false;  // add to y instead of overwriting it
+  bool exact = false;       // keep x in f32 whatever the path (router logits, beta): never round it to bf16
 };
 
 // A batch of independent products, run as one parallel region: the projections of one input, or the experts of one
@@ -24,9 +26,9 @@ struct GemmProblem {
 // nothing (x, w, y may then be absent memory). y must not overlap another problem's y or x.
 //
 // Accumulation is f32, along k in ascending order for each y(m, n) within a variant; so y(m, n) does not depend on M,
-// on the other problems or on the thread count, except that a problem with few rows (M <= kGemvRows) runs on the
-// dot-product kernel, whose order differs. The bf16 paths (avx512_bf16, amx) round x to bf16 (nearest even) and take
-// subnormal numbers for zero in the products that run on tiles: bf16 w, M > kGemvRows, neither exact nor in_out.
+// on the other problems or on the thread count, except that a problem with few rows (M <= kGemvRows, not x_is_in_out) runs
+// on the dot-product kernel, whose order differs. The bf16 paths (avx512_bf16, amx) round x to bf16 (nearest even) and take
+// subnormal numbers for zero in the products that run on tiles: bf16 w, M > kGemvRows or x_is_in_out, neither exact nor w_is_in_out.
 // Everything else widens w to f32.
 struct GemmArgs {
   std::span<const GemmProblem> problems;
@@ -40,7 +42,8 @@ Plan<GemmArgs> plan_gemm(const GemmArgs& args, Isa isa = active_isa());
 std::span<const Variant<GemmArgs>> gemm_variants();
 
 // Scratch bytes that suffice for any batch of products whose widths are at most k and whose rows, counted once for
-// neighbours that share them, are at most `rows`. Most of it is address space: a batch touches what it packs.
+// neighbours that share them, are at most `rows` (those of an x_is_in_out in steps of 16). Most of it is address space: a
+// batch touches what it packs.
 size_t gemm_workspace_bytes(int64_t rows, int64_t k, int n_threads);
 
 // The definition: plain loops, accumulation in double.

@@ -13,9 +13,11 @@ enum class Path : uint8_t { none, dots, in_out, f32, bf16 };
 Path path_of(const GemmProblem& p, const Kernels& kernels) {
   if (p.y[0] == 0 || p.y[1] == 0) return Path::none;
   if (p.w_is_in_out) return Path::in_out;
-  if (p.y[0] <= kGemvRows) return Path::dots;
+  if (p.y[0] <= kGemvRows && !p.x_is_in_out) return Path::dots;
   return kernels.bf16 && p.w.dtype == DType::bf16 && !p.exact ? Path::bf16 : Path::f32;
 }
+
+int64_t depth_of(const GemmProblem& p) { return p.x[p.x_is_in_out ? 0 : 1]; }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -38,7 +40,7 @@ struct Cut {
 };
 
 Cut cut_of(const GemmProblem& p, Path path, const Kernels& kernels, const Grain& grain) {
-  const int64_t M = p.y[0], N = p.y[1], row_bytes = std::max<int64_t>(p.x[1] * size_of(p.w.dtype), 1);
+  const int64_t M = p.y[0], N = p.y[1], row_bytes = std::max<int64_t>(depth_of(p) * size_of(p.w.dtype), 1);
   Cut cut;
   if (path == Path::none) return cut;
   if (path == Path::dots || path == Path::in_out) {
@@ -56,8 +58,8 @@ Cut cut_of(const GemmProblem& p, Path path, const Kernels& kernels, const Grain&
 }
 
 bool same_rows(const GemmProblem& a, const GemmProblem& b) {
-  return a.x.data == b.x.data && a.x.row_stride == b.x.row_stride && a.x[1] == b.x[1] && a.rows == b.rows &&
-         a.y[0] == b.y[0];
+  return a.x.data == b.x.data && a.x.row_stride == b.x.row_stride && a.x.shape == b.x.shape && a.rows == b.rows &&
+         a.x_is_in_out == b.x_is_in_out && a.y[0] == b.y[0];
 }
 
 // Goes through the problems of a batch in order and knows, for the current one, its path, its tasks, the panels it must
@@ -82,7 +84,7 @@ class alignas(kAlignment) Walk {
     first_panel = end_panel;
     if (path != Path::f32 && path != Path::bf16) return true;
 
-    const int64_t k = problem->x[1];
+    const int64_t k = depth_of(*problem);
     panel_bytes = path == Path::f32 ? panel_bytes_f32(k) : panel_bytes_bf16(k);
     Packed& last = packed_[path == Path::bf16];
     if (!last.problem || !same_rows(*last.problem, *problem)) {
@@ -122,13 +124,38 @@ class alignas(kAlignment) Walk {
 
 const float* x_row(const GemmProblem& p, int64_t m) { return p.x.row<float>(p.rows ? p.rows[m] : m); }
 
-void pack(const Walk& at, int64_t panel, std::byte* packed) {
+// Panels [panel, end) of the current problem.
+void pack_columns(const Walk& at, int64_t panel, int64_t end, std::byte* packed) {
+  const GemmProblem& p = *at.problem;
+  const int64_t first = (panel - at.first_panel) * kPanelRows;
+  const ColumnPanels columns{.x = p.x.as<float>() + first,
+                             .x_stride = p.x.row_stride,
+                             .k = p.x[0],
+                             .columns = std::min(p.y[0], (end - at.first_panel) * kPanelRows) - first,
+                             .panels = packed + at.packed + (panel - at.first_panel) * at.panel_bytes,
+                             .panel_bytes = at.panel_bytes};
+  (at.path == Path::f32 ? pack_column_panels_f32 : pack_column_panels_bf16)(columns);
+}
+
+void pack_rows(const Walk& at, int64_t panel, std::byte* packed) {
   const GemmProblem& p = *at.problem;
   const int64_t first = (panel - at.first_panel) * kPanelRows;
   const float* rows[kPanelRows];  // beyond the last row: the last again, its results are not stored
   for (int64_t r = 0; r < kPanelRows; ++r) rows[r] = x_row(p, std::min(first + r, p.y[0] - 1));
   std::byte* to = packed + at.packed + (panel - at.first_panel) * at.panel_bytes;
   (at.path == Path::f32 ? pack_panel_f32 : pack_panel_bf16)(rows, p.x[1], to);
+}
+
+constexpr int64_t kPanelsPerTask = 4;
+
+void pack_task(Walk& at, int64_t panel, int64_t end_panel, std::byte* packed) {
+  const int64_t end = std::min(panel + kPanelsPerTask, end_panel);
+  for (int64_t next = panel; panel < end; panel = next) {
+    at.seek_panel(panel);
+    next = at.problem->x_is_in_out ? std::min(end, at.end_panel) : panel + 1;
+    if (at.problem->x_is_in_out) pack_columns(at, panel, next, packed);
+    else pack_rows(at, panel, packed);
+  }
 }
 
 void run_strip(const Walk& at, int64_t m0, int64_t n0) {
@@ -138,7 +165,7 @@ void run_strip(const Walk& at, int64_t m0, int64_t n0) {
               .w_dtype = p.w.dtype,
               .w_stride = p.w.row_stride,
               .n = std::min(at.cut.n_step, p.y[1] - n0),
-              .k = p.x[1],
+              .k = depth_of(p),
               .accumulate = p.accumulate};
   for (int64_t m = 0; m < strip.m; ++m) strip.x[m] = x_row(p, m0 + m), strip.y[m] = p.y.row<float>(m0 + m) + n0;
   (p.w_is_in_out ? multiply_strip_in_out : multiply_strip_dots)(strip);
@@ -157,7 +184,7 @@ void run_tile(const Walk& at, int64_t m0, int64_t n0, const std::byte* packed, c
                    .w_dtype = p.w.dtype,
                    .w_stride = p.w.row_stride,
                    .n = n,
-                   .k = p.x[1],
+                   .k = depth_of(p),
                    .x = packed + at.packed + m0 / kPanelRows * at.panel_bytes,
                    .panel_bytes = at.panel_bytes,
                    .panels = ceil_div(m, kPanelRows),
@@ -183,13 +210,10 @@ Grain choose_grain(const GemmArgs& args, const Kernels& kernels, int n_threads) 
   return grain;
 }
 
-constexpr int64_t kPanelsPerTask = 4;
-
-size_t fixed_bytes(int n_threads) { return static_cast<size_t>(n_threads) * (sizeof(Scratch) + sizeof(Walk)); }
-
 }  // namespace
 
-void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels) noexcept {
+void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels,
+               const Preparation* preparation) noexcept {
   const Workspace::Scope scope(exec.workspace);
   const int n_threads = exec.pool.size();
   const Walk start(args.problems, kernels, choose_grain(args, kernels, n_threads));
@@ -201,12 +225,14 @@ void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels) n
   std::byte* packed = exec.workspace.take<std::byte>(all.packed_bytes);
 
   for (int thread = 0; thread < n_threads; ++thread) new (walks + thread) Walk(start);
-  exec.pool.parallel_for(all.end_panel, kPanelsPerTask, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      walks[thread].seek_panel(panel);
-      pack(walks[thread], panel, packed);
-    }
-  });
+  const int64_t prepared = preparation ? preparation->tasks : 0;
+  exec.pool.parallel_for(prepared + ceil_div(all.end_panel, kPanelsPerTask), 1,
+                         [&](int64_t begin, int64_t end, int thread) {
+                           for (int64_t task = begin; task < end; ++task) {
+                             if (task < prepared) preparation->run(task);
+                             else pack_task(walks[thread], (task - prepared) * kPanelsPerTask, all.end_panel, packed);
+                           }
+                         });
   for (int thread = 0; thread < n_threads; ++thread) new (walks + thread) Walk(start);
   exec.pool.parallel_for(all.end_task, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t task = begin; task < end; ++task) {
@@ -220,16 +246,20 @@ void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels) n
   });
 }
 
+size_t batch_fixed_bytes(int n_threads) {
+  return static_cast<size_t>(n_threads) * (sizeof(Scratch) + sizeof(Walk)) + 3 * kAlignment;
+}
+
 size_t batch_workspace_bytes(const GemmArgs& args, int n_threads, const Kernels& kernels) {
   const Walk all = Walk(args.problems, kernels).finish();
-  return fixed_bytes(n_threads) + aligned_size(static_cast<size_t>(all.packed_bytes)) + 2 * kAlignment;
+  return batch_fixed_bytes(n_threads) + static_cast<size_t>(all.packed_bytes);
 }
 
 // Rows are packed for a path in panels: 9 rows fill 16, no number from 9 on fills twice itself. One x can be packed for
 // both paths.
 size_t workspace_bound(int64_t rows, int64_t k, int n_threads) {
   const int64_t row_bytes = (panel_bytes_f32(k) + panel_bytes_bf16(k)) / kPanelRows;
-  return fixed_bytes(n_threads) + static_cast<size_t>(2 * rows * row_bytes) + 3 * kAlignment;
+  return batch_fixed_bytes(n_threads) + static_cast<size_t>(2 * rows * row_bytes);
 }
 
 }  // namespace linnet::ops::gemm

@@ -23,7 +23,7 @@ struct Shape {
 struct Options {
   DType dtype = DType::bf16;
   bool gather = false;  // rows of x in a scrambled order, some repeated
-  bool accumulate = false, exact = false, in_out = false;
+  bool accumulate = false, exact = false, in_out = false, x_in_out = false;
   int64_t pad = 0;  // row stride minus width of x, w and y; the gaps of x and w hold NaN, those of y kGap
 };
 
@@ -53,12 +53,14 @@ class Batch {
 
   // A product with an x of its own; with same_x, of the x and rows of the product before (equal M and K).
   GemmProblem& add(const Shape& s, const Options& o, bool same_x = false) {
-    GemmProblem p{.w_is_in_out = o.in_out, .accumulate = o.accumulate, .exact = o.exact};
+    GemmProblem p{.w_is_in_out = o.in_out, .x_is_in_out = o.x_in_out, .accumulate = o.accumulate, .exact = o.exact};
     if (same_x) {
       p.x = problems_.back().x, p.rows = problems_.back().rows;
     } else {
       const int64_t rows = o.gather ? s.M + 3 : s.M;
-      p.x = without_gap<ConstTensor>(own(random_with_gap(rows, s.K, o.pad, ++seed_)), o.pad);
+      const OwnedTensor x =
+          o.x_in_out ? random_with_gap(s.K, rows, o.pad, ++seed_) : random_with_gap(rows, s.K, o.pad, ++seed_);
+      p.x = without_gap<ConstTensor>(own(x), o.pad);
       if (o.gather) {
         std::vector<int32_t> order;
         for (int64_t m = 0; m < s.M; ++m) order.push_back(static_cast<int32_t>((m * 7 + 2) % rows));
@@ -117,7 +119,7 @@ inline std::vector<GemmProblem> run(const Variant<GemmArgs>& variant, Batch& bat
 // Whether the contract lets the variant round this product's x to bf16.
 inline bool rounds_x(const Variant<GemmArgs>& variant, const GemmProblem& p) {
   return variant.needs >= Isa::avx512_bf16 && p.w.dtype == DType::bf16 && !p.exact && !p.w_is_in_out &&
-         p.y[0] > kGemvRows;
+         (p.y[0] > kGemvRows || p.x_is_in_out);
 }
 
 // The definition's answers, with x rounded to bf16 first where rounded(problem).

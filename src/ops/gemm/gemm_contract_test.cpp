@@ -21,6 +21,7 @@ TEST(GemmContract, BitsDoNotDependOnThreads) {
       batch.add({300, 250, 600}, {.dtype = dtype, .exact = exact}, true);
       batch.add({6, 1000, 130}, {.dtype = dtype, .exact = exact});
       batch.add({20, 700, 50}, {.dtype = dtype, .exact = exact, .in_out = true});
+      batch.add({300, 130, 600}, {.dtype = dtype, .exact = exact, .x_in_out = true});
     }
   for (const Variant<GemmArgs>* v : runnable_variants()) {
     SCOPED_TRACE(v->name);
@@ -97,12 +98,12 @@ class Guarded {
 
 TEST(GemmContract, TouchesNothingBeyondItsTensors) {
   for (DType dtype : {DType::f32, DType::bf16, DType::f16})
-    for (bool in_out : {false, true})
+    for (const Options& o : {Options{}, Options{.in_out = true}, Options{.x_in_out = true}})
       for (int64_t M : {1, 3, 8, 9, 30})
         for (int64_t N : {1, 13, 50})
           for (int64_t K : {1, 7, 33, 63, 530}) {
             Batch batch(17);
-            batch.add({M, N, K}, {.dtype = dtype, .accumulate = true, .in_out = in_out});
+            batch.add({M, N, K}, {.dtype = dtype, .accumulate = true, .in_out = o.in_out, .x_in_out = o.x_in_out});
             const GemmProblem p = batch.problems()[0];
             for (const Variant<GemmArgs>* v : runnable_variants()) {
               const auto want = run(*v, batch);
@@ -152,6 +153,8 @@ TEST(GemmContract, RefusesWhatDoesNotFit) {
             "gemm: problem 1: w: expected [4, 5] bf16, got [5, 4] bf16");
   EXPECT_EQ(message({.x = x, .w = w, .y = y, .rows = rows}),
             "gemm: problem 1: rows[1]: expected a row of x [3, 4] f32, got 3");
+  EXPECT_EQ(message({.x = x, .w = w, .y = y, .rows = rows, .x_is_in_out = true}),
+            "gemm: problem 1: x_is_in_out: expected neither rows nor w_is_in_out");
   GemmProblem bad = good;
   bad.x.row_stride = 3;
   EXPECT_EQ(message(bad), "gemm: problem 1: x: row stride: expected at least 4, got 3");

@@ -5,7 +5,10 @@
 // transposed, c[m / 16][n][m % 16].
 #pragma once
 
+#include <string>
+
 #include "ops/gemm/gemm.h"
+#include "ops/gemm/gemm_bwd.h"
 
 namespace linnet::ops::gemm {
 
@@ -33,6 +36,27 @@ constexpr int64_t panel_bytes_bf16(int64_t k) { return round_up(k, kBf16DepthSte
 // Fills one panel from 16 rows of k values each (pointers may repeat).
 using PackPanel = void(const float* const* rows, int64_t k, std::byte* panel) noexcept;
 PackPanel pack_panel_f32, pack_panel_bf16;  // gemm_pack_simd.cpp
+
+// The same from a transposed x, whose rows are columns in memory: consecutive panels, the last filled up by zeros.
+struct ColumnPanels {
+  const float* x;  // [k, columns]
+  int64_t x_stride, k, columns;
+  std::byte* panels;
+  int64_t panel_bytes;
+};
+using PackColumnPanels = void(const ColumnPanels&) noexcept;
+PackColumnPanels pack_column_panels_f32, pack_column_panels_bf16;
+
+// to[c][r] = rows[r][c] for n <= kTransposeRows rows and `columns` columns, f32 or rounded to bf16 (nearest even).
+constexpr int64_t kTransposeRows = 32;  // a cache line of bf16
+struct TransposeBlock {
+  const float* const* rows;  // [n]
+  int64_t n, columns;
+  std::byte* to;
+  DType to_dtype;     // f32 or bf16
+  int64_t to_stride;  // elements
+};
+void transpose_block(const TransposeBlock& block) noexcept;  // gemm_transpose_simd.cpp
 
 // One task: y[m, n] (+)= sum_k x(m, k) w(n, k) for rows [0, n) of w and m rows of packed x. Accumulation is f32 and
 // ascending in k, whatever the extents. c takes partial sums as [panel][n][16]; rows of c beyond n may be overwritten.
@@ -80,8 +104,27 @@ struct Kernels {
   const TileKernel* f32;
   const TileKernel* bf16;
 };
-void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels) noexcept;  // gemm_batch.cpp
+inline constexpr Kernels kKernelsSimd{.f32 = &kTilesF32, .bf16 = nullptr};
+#if defined(__x86_64__)
+inline constexpr Kernels kKernelsAvx512Bf16{.f32 = &kTilesF32, .bf16 = &kTilesAvx512Bf16};
+inline constexpr Kernels kKernelsAmx{.f32 = &kTilesF32, .bf16 = &kTilesAmx};
+#endif
+std::string refusal_of_avx512_bf16();  // why this CPU should not use it; empty where it should. gemm.cpp
+
+// Work that makes operands of a batch. It runs beside the packing of x, in one region.
+struct Preparation {
+  int64_t tasks;
+  FunctionRef<void(int64_t task)> run;
+};
+// gemm_batch.cpp
+void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels,
+               const Preparation* preparation = nullptr) noexcept;
 size_t batch_workspace_bytes(const GemmArgs& args, int n_threads, const Kernels& kernels);
+size_t batch_fixed_bytes(int n_threads);  // of them, those beside the packed panels
 size_t workspace_bound(int64_t rows, int64_t k, int n_threads);
+
+// gemm_batch_bwd.cpp
+void run_bwd(const GemmBwdArgs& args, const Exec& exec, const Kernels& kernels) noexcept;
+size_t bwd_workspace_bytes(const GemmBwdArgs& args, int n_threads, const Kernels& kernels);
 
 }  // namespace linnet::ops::gemm

@@ -1,70 +1,20 @@
-// The two transpositions of a product: rows of x into packed panels, and result tiles back into rows of y.
+// The transpositions of a product: rows (or columns) of x into packed panels, and result tiles back into rows of y.
 #include <algorithm>
 
 #include "ops/gemm/gemm_kernels.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/gemm/gemm_pack_simd.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "ops/lanes-inl.h"
+#include "ops/gemm/gemm_columns-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace linnet::ops::gemm {
 namespace HWY_NAMESPACE {
 namespace {
-
-using namespace ops::HWY_NAMESPACE;  // lanes-inl.h
-using D = hn::CappedTag<float, 16>;
-using V = hn::Vec<D>;
-constexpr int64_t kLanes = hn::MaxLanes(D());
-
-struct Columns {
-  V v[4];
-};
-
-// load_columns: v[j], lane r = rows[r][at + j], j < 4, r < kLanes.
-#if HWY_TARGET == HWY_SCALAR
-HWY_INLINE Columns load_columns(const float* const* rows, int64_t at) {
-  const float* x = rows[0] + at;
-  return {{hn::Set(D(), x[0]), hn::Set(D(), x[1]), hn::Set(D(), x[2]), hn::Set(D(), x[3])}};
-}
-#else
-// 128-bit block b from row 4 b: the loads of a transposition that then stays within blocks.
-template <class DX>
-HWY_INLINE hn::Vec<DX> load_blocks(DX dx, const float* const* rows, int64_t at) {
-  if constexpr (hn::MaxLanes(DX()) == 4) {
-    return hn::LoadU(dx, rows[0] + at);
-  } else {
-    const hn::Half<DX> half;
-    constexpr int64_t kHalfRows = hn::MaxLanes(half);
-    return hn::Combine(dx, load_blocks(half, rows + kHalfRows, at), load_blocks(half, rows, at));
-  }
-}
-
-HWY_INLINE Columns load_columns(const float* const* rows, int64_t at) {
-  const D d;
-  const hn::Repartition<double, D> d64;
-  const V r0 = load_blocks(d, rows, at), r1 = load_blocks(d, rows + 1, at);
-  const V r2 = load_blocks(d, rows + 2, at), r3 = load_blocks(d, rows + 3, at);
-  const auto lo01 = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1));
-  const auto hi01 = hn::BitCast(d64, hn::InterleaveUpper(d, r0, r1));
-  const auto lo23 = hn::BitCast(d64, hn::InterleaveLower(d, r2, r3));
-  const auto hi23 = hn::BitCast(d64, hn::InterleaveUpper(d, r2, r3));
-  return {{hn::BitCast(d, hn::InterleaveLower(d64, lo01, lo23)), hn::BitCast(d, hn::InterleaveUpper(d64, lo01, lo23)),
-           hn::BitCast(d, hn::InterleaveLower(d64, hi01, hi23)), hn::BitCast(d, hn::InterleaveUpper(d64, hi01, hi23))}};
-}
-#endif
-
-// Nearest bf16, ties to even, in the upper halves; NaN stays NaN. The lower halves are left over.
-HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> round_bf16(V x) {
-  const hn::RebindToUnsigned<D> du;
-  const auto u = hn::BitCast(du, x);
-  const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(du, 1u));
-  const auto rounded = hn::Add(hn::Add(u, hn::Set(du, 0x7fffu)), odd);
-  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(x)), hn::Or(u, hn::Set(du, 0x400000u)), rounded);
-}
 
 // Each writes four columns of kLanes rows, the first being row r and column k of the panel.
 struct PutF32 {
@@ -108,6 +58,43 @@ void pack(const float* const* rows, int64_t k, std::byte* panel, const Put& put)
 void pack_f32(const float* const* rows, int64_t k, std::byte* panel) { pack(rows, k, panel, PutF32()); }
 void pack_bf16(const float* const* rows, int64_t k, std::byte* panel) { pack(rows, k, panel, PutBf16()); }
 
+// x(r, k) of a column panel's kLanes rows from r: memory holds them side by side. n < kLanes of them exist.
+HWY_INLINE V load_lanes(const float* x, int64_t n) {
+  if (n >= kLanes) return hn::LoadU(D(), x);
+  return n > 0 ? load_f32_n(D(), x, n) : hn::Zero(D());
+}
+
+constexpr int64_t kRowsAhead = 8;  // of x, prefetched: one row's piece is too short to be seen as a stream
+
+void pack_columns_f32(const ColumnPanels& a) {
+  for (int64_t k = 0; k < round_up(a.k, kF32DepthStep); ++k)
+    for (int64_t c = 0; c < a.columns; c += kPanelRows) {
+      const float* x = a.x + k * a.x_stride + c;
+      float* to = reinterpret_cast<float*>(a.panels + c / kPanelRows * a.panel_bytes) + k * kPanelRows;
+      hwy::Prefetch(x + kRowsAhead * a.x_stride);
+      for (int64_t r = 0; r < kPanelRows; r += kLanes)
+        hn::StoreU(k < a.k ? load_lanes(x + r, a.columns - c - r) : hn::Zero(D()), D(), to + r);
+    }
+}
+
+void pack_columns_bf16(const ColumnPanels& a) {
+  const hn::RebindToUnsigned<D> du;
+  for (int64_t k = 0; k < round_up(a.k, kBf16DepthStep); k += 2)
+    for (int64_t c = 0; c < a.columns; c += kPanelRows) {
+      const float* x = a.x + k * a.x_stride + c;
+      uint32_t* to = reinterpret_cast<uint32_t*>(a.panels + c / kPanelRows * a.panel_bytes) + k / 2 * kPanelRows;
+      hwy::Prefetch(x + kRowsAhead * a.x_stride);
+      hwy::Prefetch(x + (kRowsAhead + 1) * a.x_stride);
+      for (int64_t r = 0; r < kPanelRows; r += kLanes) {
+        const int64_t n = a.columns - c - r;
+        const V even = k < a.k ? load_lanes(x + r, n) : hn::Zero(D());
+        const V odd = k + 1 < a.k ? load_lanes(x + a.x_stride + r, n) : hn::Zero(D());
+        const auto low = hn::ShiftRight<16>(round_bf16(even));
+        hn::StoreU(hn::Or(low, hn::And(round_bf16(odd), hn::Set(du, 0xffff0000u))), du, to + r);
+      }
+    }
+}
+
 // The first n lanes of v to y, or onto it. Touches nothing beyond them.
 HWY_INLINE void put_lanes(V v, float* y, int64_t n, bool accumulate) {
   const D d;
@@ -147,6 +134,8 @@ namespace linnet::ops::gemm {
 
 HWY_EXPORT(pack_f32);
 HWY_EXPORT(pack_bf16);
+HWY_EXPORT(pack_columns_f32);
+HWY_EXPORT(pack_columns_bf16);
 HWY_EXPORT(store);
 
 void pack_panel_f32(const float* const* rows, int64_t k, std::byte* panel) noexcept {
@@ -155,6 +144,8 @@ void pack_panel_f32(const float* const* rows, int64_t k, std::byte* panel) noexc
 void pack_panel_bf16(const float* const* rows, int64_t k, std::byte* panel) noexcept {
   HWY_DYNAMIC_DISPATCH(pack_bf16)(rows, k, panel);
 }
+void pack_column_panels_f32(const ColumnPanels& a) noexcept { HWY_DYNAMIC_DISPATCH(pack_columns_f32)(a); }
+void pack_column_panels_bf16(const ColumnPanels& a) noexcept { HWY_DYNAMIC_DISPATCH(pack_columns_bf16)(a); }
 void store_part(const Tile& tile, int64_t panel, int64_t panels, int64_t n0, int64_t rows) noexcept {
   HWY_DYNAMIC_DISPATCH(store)(tile, panel, panels, n0, rows);
 }

@@ -16,13 +16,14 @@ double value(const ConstTensor& t, int64_t row, int64_t column) {
 
 void gemm_ref(const GemmArgs& args) {
   for (const GemmProblem& p : args.problems) {
-    const int64_t M = p.y[0], N = p.y[1], K = p.x[1];
+    const int64_t M = p.y[0], N = p.y[1], K = p.x[p.x_is_in_out ? 0 : 1];
     for (int64_t m = 0; m < M; ++m)
       for (int64_t n = 0; n < N; ++n) {
         float& y = p.y.row<float>(m)[n];
         double sum = p.accumulate ? y : 0;
         for (int64_t k = 0; k < K; ++k)
-          sum += value(p.x, p.rows ? p.rows[m] : m, k) * (p.w_is_in_out ? value(p.w, k, n) : value(p.w, n, k));
+          sum += (p.x_is_in_out ? value(p.x, k, m) : value(p.x, p.rows ? p.rows[m] : m, k)) *
+                 (p.w_is_in_out ? value(p.w, k, n) : value(p.w, n, k));
         y = static_cast<float>(sum);
       }
   }

@@ -28,13 +28,14 @@ double squared_norm(const ConstTensor& t, int64_t at, int64_t step, int64_t coun
 
 // y(m, n) / (|x_m| |w_n| + 1), so that differences are in units of the size of the sum's terms.
 OwnedTensor in_units(const ConstTensor& y, const GemmProblem& p) {
-  const int64_t M = p.y[0], N = p.y[1], K = p.x[1], stride = p.w.row_stride;
+  const int64_t M = p.y[0], N = p.y[1], K = p.x[p.x_is_in_out ? 0 : 1], stride = p.w.row_stride;
   std::vector<double> w_norm;
   for (int64_t n = 0; n < N; ++n)
     w_norm.push_back(std::sqrt(squared_norm(p.w, p.w_is_in_out ? n : n * stride, p.w_is_in_out ? stride : 1, K)));
   OwnedTensor units(DType::f32, {M, N});
   for (int64_t m = 0; m < M; ++m) {
-    const double x_norm = std::sqrt(squared_norm(p.x, (p.rows ? p.rows[m] : m) * p.x.row_stride, 1, K));
+    const double x_norm = std::sqrt(p.x_is_in_out ? squared_norm(p.x, m, p.x.row_stride, K)
+                                                  : squared_norm(p.x, (p.rows ? p.rows[m] : m) * p.x.row_stride, 1, K));
     for (int64_t n = 0; n < N; ++n) {
       const double unit = x_norm * w_norm[static_cast<size_t>(n)] + 1;
       units.f32()[m * N + n] = static_cast<float>(y.row<float>(m)[n] / (std::isfinite(unit) ? unit : 1));
@@ -58,9 +59,9 @@ void expect_equal(const std::vector<GemmProblem>& got, const std::vector<GemmPro
   const GemmProblem& p = got[i];
   if (p.y[0] == 0) return;
   ASSERT_TRUE(test::close(in_units(p.y, p), in_units(want[i].y, p), tolerance))
-      << "problem " << i << ": M=" << p.y[0] << " N=" << p.y[1] << " K=" << p.x[1] << " w " << name_of(p.w.dtype)
-      << (p.rows ? " gather" : "") << (p.accumulate ? " accumulate" : "") << (p.exact ? " exact" : "")
-      << (p.w_is_in_out ? " in_out" : "");
+      << "problem " << i << ": M=" << p.y[0] << " N=" << p.y[1] << " K=" << p.x[p.x_is_in_out ? 0 : 1] << " w "
+      << name_of(p.w.dtype) << (p.rows ? " gather" : "") << (p.accumulate ? " accumulate" : "")
+      << (p.exact ? " exact" : "") << (p.w_is_in_out ? " in_out" : "") << (p.x_is_in_out ? " x_in_out" : "");
   for (int64_t m = 0; m < p.y[0]; ++m)
     for (int64_t n = p.y[1]; n < p.y.row_stride; ++n) ASSERT_EQ(p.y.row<float>(m)[n], kGap) << "wrote past row " << m;
 }
@@ -92,9 +93,15 @@ TEST(Gemm, MatchesReferenceAtEveryExtent) {
 }
 
 TEST(Gemm, MatchesReferenceWithEveryFlag) {
-  const Options flags[] = {{.gather = true, .pad = 3}, {.gather = true, .accumulate = true, .pad = 16},
-                           {.exact = true, .pad = 1},  {.accumulate = true, .exact = true},
-                           {.in_out = true},           {.gather = true, .accumulate = true, .in_out = true, .pad = 5}};
+  const Options flags[] = {{.gather = true, .pad = 3},
+                           {.gather = true, .accumulate = true, .pad = 16},
+                           {.exact = true, .pad = 1},
+                           {.accumulate = true, .exact = true},
+                           {.x_in_out = true},
+                           {.accumulate = true, .x_in_out = true, .pad = 5},
+                           {.exact = true, .x_in_out = true, .pad = 1},
+                           {.in_out = true},
+                           {.gather = true, .accumulate = true, .in_out = true, .pad = 5}};
   for (DType dtype : kDtypes)
     for (Options o : flags) {
       o.dtype = dtype;
