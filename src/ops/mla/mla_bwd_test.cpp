@@ -138,7 +138,7 @@ void expect_as_reference(const Sizes& s, const std::vector<int32_t>& lengths) {
 // sum over all queries of dout . out; raises max[h] to the largest score.
 double loss(const Case& c, const test::Point& at, std::vector<double>& max) {
   const std::vector<double>&q = at[0], &kv_b = at[1], &latent = at[2];
-  const auto [H, Dn, Dr, Dv, R, weight, compute] = c.s;
+  const int64_t H = c.s.H, Dn = c.s.Dn, Dr = c.s.Dr, Dv = c.s.Dv, R = c.s.R;
   const auto expanded = [&](int64_t j, int64_t row) {
     double sum = 0;
     for (int64_t r = 0; r < R; ++r)
