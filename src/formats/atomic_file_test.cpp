@@ -3,9 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
-#include <csignal>
 #include <thread>
 #include <vector>
 
@@ -19,24 +17,6 @@ namespace {
 
 using testing::EndsWith;
 using testing::HasSubstr;
-
-// A disk that is full after max_bytes of any one file (the reason reads "File too large", not "No space left on device").
-class FullDisk {
- public:
-  explicit FullDisk(rlim_t max_bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{max_bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FullDisk() {
-    setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_;
-  void (*handler_)(int);
-};
 
 class atomic_file : public testing::TestWithParam<Temporary> {};
 

@@ -1,9 +1,11 @@
-// For the tests of this folder: a scratch folder, files of given bytes, and errors by kind and text.
+// For the tests of this folder: a scratch folder, files of given bytes, a full disk, and errors by kind and text.
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -36,6 +38,24 @@ class ScratchFolder {
 
  private:
   std::filesystem::path path_;
+};
+
+// A disk that is full after max_bytes of any one file (the reason reads "File too large", not "No space left on device").
+class FullDisk {
+ public:
+  explicit FullDisk(rlim_t max_bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit{max_bytes, before_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FullDisk() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  rlimit before_;
+  void (*handler_)(int);
 };
 
 inline std::string contents(const std::filesystem::path& path) {
