@@ -1,23 +1,22 @@
 // Training checkpoints: folders step-00001234 that appear complete and on disk, or not at all.
 //
-//   config.json, model.safetensors     the model, as `linnet generate` and others load it
+//   config.json, model.safetensors              the model, as `linnet generate` and others load it
 //   tiktoken.model, tokenizer_config.json, ...  copies of the tokenizer's files
-//   optimizer.safetensors              master weights and momenta
-//   trainer.json                       what else a run needs to go on
+//   optimizer.safetensors                       master weights and momenta
+//   trainer.json                                what else a run needs to go on (train/trainer_state.h)
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "core/errors.h"
 #include "core/tensor.h"
 #include "formats/checkpoint.h"
-#include "formats/posix_file.h"
+#include "train/run_folder.h"
 
 namespace linnet::train {
 
@@ -28,7 +27,7 @@ struct CheckpointNotWritten : IoError {
 
 struct NamedTensor {
   std::string name;
-  ConstTensor data;              // dense
+  ConstTensor data;              // dense, at least one extent
   std::optional<DType> as = {};  // f32 data may be written as bf16 or f16, rounded to nearest even; none: as it is
 };
 
@@ -40,31 +39,10 @@ struct CheckpointContents {
   std::vector<NamedTensor> optimizer;        // any names: "model.norm.weight/master", ".../momentum"
 };
 
-// One run owns a folder. Creates it, refuses (InvalidArgument) when another living process has it, removes what killed processes left
-// behind. Released by the destructor, and by the system when the process dies.
-class RunFolder {
- public:
-  explicit RunFolder(std::filesystem::path path);
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-  formats::FileDescriptor lock_;
-};
-
-// Writes PATH/step-NNNNNNNN and returns it: all in a temporary folder, every file synced, then renamed, the parent synced; a
+// Writes FOLDER/step-NNNNNNNN and returns it: all in a temporary folder, every file synced, then renamed, the parent synced; a
 // checkpoint of the same step is replaced. Then removes the oldest until `keep` remain (keep >= 1). Throws
 // CheckpointNotWritten, or InvalidArgument for contents that cannot be written (a name twice, a tensor that is not dense).
 std::filesystem::path save_checkpoint(const RunFolder& folder, const CheckpointContents& contents, int64_t keep);
-
-struct SavedCheckpoint {
-  std::filesystem::path path;
-  int64_t step;
-};
-std::vector<SavedCheckpoint> list_checkpoints(const std::filesystem::path& run_folder);  // ascending; all complete
-std::optional<SavedCheckpoint> latest_checkpoint(const std::filesystem::path& run_folder);
-// A step folder itself, or the latest of a run folder. Throws FormatError when it is neither.
-SavedCheckpoint find_checkpoint(const std::filesystem::path& step_or_run_folder);
 
 struct LoadedCheckpoint {
   std::filesystem::path path;
@@ -72,9 +50,10 @@ struct LoadedCheckpoint {
   std::string trainer_json;
   formats::Checkpoint model, optimizer;  // mapped files: copy what is kept
 };
-LoadedCheckpoint load_checkpoint(const std::filesystem::path& step_folder);  // throws IoError, FormatError
+LoadedCheckpoint load_checkpoint(const SavedCheckpoint& saved);  // throws IoError, FormatError
 
-// Copies a tensor of the file into `to`; throws FormatError naming file and tensor when it is missing or of another shape or type.
+// Copies a tensor of the file into `to`, which is dense; throws FormatError naming file and tensor when it is missing or of another
+// shape or type.
 void read_tensor(const formats::Checkpoint& file, std::string_view name, const Tensor& to);
 
 }  // namespace linnet::train
