@@ -1,16 +1,15 @@
 // Validation of the arguments of the recurrent core's gradient, and the table of its variants.
 #include "ops/linear_attn/linear_attn_bwd.h"
 
+#include "ops/linear_attn/linear_attn_simd_bwd.h"
+
 namespace linnet::ops {
 namespace {
 
 constexpr const char* kOp = "linear_attn_bwd";
 
-void reference(const LinearAttnBwdArgs& a, const Exec&) noexcept { linear_attn_ref_bwd(a); }
-
-// Until there is a variant: the reference itself. Slow, and it allocates.
 constexpr Variant<LinearAttnBwdArgs> kVariants[] = {
-    {"ref", Isa::baseline, no_refusal<LinearAttnBwdArgs>, no_workspace<LinearAttnBwdArgs>, reference},
+    {"simd", Isa::baseline, no_refusal<LinearAttnBwdArgs>, linear_attn_simd_bwd_workspace_bytes, linear_attn_simd_bwd},
 };
 
 void expect_decay(const LinearAttnBwdArgs& a, const char* name, const ConstTensor& t, int64_t N, int64_t H,

@@ -53,13 +53,13 @@ void run_whole_heads(const LinearAttnArgs& a, const ChunkMemory& memory, ThreadP
       const int64_t b = task / H, n = chunked_tokens(a, b);
       if (n == 0) continue;
       const LinearAttnHead x = tokens_of(head_of(a, b, task % H), 0, n);
-      for (int64_t p = 0; p < panels; ++p) load_panel(x, p, memory.panel(thread, p));
+      for (int64_t p = 0; p < panels; ++p) load_panel(x.state, x.Dk, x.Dv, p, memory.panel(thread, p));
       for (int64_t c = 0; c * kLinearAttnChunk < x.n_tokens; ++c) {
         const LinearAttnHead chunk = chunk_of(x, c);
         prepare_chunk(chunk, scratch, op);
         for (int64_t p = 0; p < panels; ++p) apply_chunk(chunk, op, p, memory.panel(thread, p));
       }
-      for (int64_t p = 0; p < panels; ++p) store_panel(x, p, memory.panel(thread, p));
+      for (int64_t p = 0; p < panels; ++p) store_panel(memory.panel(thread, p), x.Dk, x.Dv, p, x.state);
     }
   });
 }
@@ -82,10 +82,10 @@ void run_shared_heads(const LinearAttnHead* heads, int64_t n_heads, const ChunkM
       float* s = memory.panel(thread, 0);
       for (int64_t task = task_begin; task < task_end; ++task) {
         const int64_t head = task / panels, p = task % panels;
-        load_panel(heads[head], p, s);
+        load_panel(heads[head].state, memory.Dk, memory.Dv, p, s);
         for (int64_t w = 0; w < window && (first + w) * kLinearAttnChunk < heads[head].n_tokens; ++w)
           apply_chunk(chunk_of(heads[head], first + w), memory.operators(head * window + w), p, s);
-        store_panel(heads[head], p, s);
+        store_panel(s, memory.Dk, memory.Dv, p, heads[head].state);
       }
     });
   }

@@ -22,7 +22,7 @@ struct LinearAttnHead {
   bool decay_per_channel, delta;
 };
 
-// Head h of sequence b, all its tokens.
+// Head h of sequence b, all its tokens. The gradient has no output and brings its own state.
 inline LinearAttnHead head_of(const LinearAttnArgs& a, int64_t b, int64_t h) {
   const int32_t* start = a.seq_start.as<int32_t>();
   const int64_t n = start[b], Dk = a.k[2], Dv = a.v[2], key_head = h / (a.v[1] / a.k[1]);
@@ -37,15 +37,16 @@ inline LinearAttnHead head_of(const LinearAttnArgs& a, int64_t b, int64_t h) {
     x.decay_stride = a.log_decay.row_stride;
   }
   if (a.beta) x.beta = a.beta.row<float>(n) + h, x.beta_stride = a.beta.row_stride;
-  x.out = a.out.row<float>(n) + h * Dv, x.out_stride = a.out.row_stride;
-  x.state = a.state[b] + h * Dk * Dv;
+  if (a.out) x.out = a.out.row<float>(n) + h * Dv, x.out_stride = a.out.row_stride;
+  if (a.state) x.state = a.state[b] + h * Dk * Dv;
   x.n_tokens = start[b + 1] - n, x.Dk = Dk, x.Dv = Dv, x.scale = a.scale, x.delta = a.delta;
   return x;
 }
 
 // The same head from token `first` on, `count` tokens.
 inline LinearAttnHead tokens_of(LinearAttnHead x, int64_t first, int64_t count) {
-  x.q += first * x.q_stride, x.k += first * x.k_stride, x.v += first * x.v_stride, x.out += first * x.out_stride;
+  x.q += first * x.q_stride, x.k += first * x.k_stride, x.v += first * x.v_stride;
+  if (x.out) x.out += first * x.out_stride;
   if (x.log_decay) x.log_decay += first * x.decay_stride;
   if (x.beta) x.beta += first * x.beta_stride;
   x.n_tokens = count;

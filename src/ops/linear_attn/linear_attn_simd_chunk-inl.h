@@ -25,19 +25,19 @@ namespace {
 inline int64_t panel_count(int64_t Dv) { return (Dv + panel_width() - 1) / panel_width(); }
 inline int64_t panel_floats(int64_t Dk) { return padded(Dk) * panel_width(); }
 
-// The columns of `state` [Dk, Dv] that belong to a panel, and back. Padding is 0.
-inline void load_panel(const LinearAttnHead& x, int64_t panel, float* s) {
+// The columns of a state [Dk, Dv] that belong to a panel, and back. Padding is 0.
+inline void load_panel(const float* state, int64_t Dk, int64_t Dv, int64_t panel, float* s) {
   const int64_t first = panel * panel_width();
-  for (int64_t d = 0; d < padded(x.Dk); ++d)
+  for (int64_t d = 0; d < padded(Dk); ++d)
     for (int64_t c = 0; c < panel_width(); c += lanes())
-      hn::StoreU(d < x.Dk ? load_row(x.state + d * x.Dv + first, c, x.Dv - first) : hn::Zero(F()), F(),
+      hn::StoreU(d < Dk ? load_row(state + d * Dv + first, c, Dv - first) : hn::Zero(F()), F(),
                  s + d * panel_width() + c);
 }
-inline void store_panel(const LinearAttnHead& x, int64_t panel, const float* s) {
+inline void store_panel(const float* s, int64_t Dk, int64_t Dv, int64_t panel, float* state) {
   const int64_t first = panel * panel_width();
-  for (int64_t d = 0; d < x.Dk; ++d)
+  for (int64_t d = 0; d < Dk; ++d)
     for (int64_t c = 0; c < panel_width(); c += lanes())
-      store_row(hn::LoadU(F(), s + d * panel_width() + c), x.state + d * x.Dv + first, c, x.Dv - first);
+      store_row(hn::LoadU(F(), s + d * panel_width() + c), state + d * Dv + first, c, Dv - first);
 }
 
 // The chunk seen by x (its tokens only), value columns of one panel; s is the panel of the state.

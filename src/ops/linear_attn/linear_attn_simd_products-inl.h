@@ -34,12 +34,10 @@ inline void dot_products(const float* x, int64_t n_rows, int64_t ld, const float
   for (; j < n_columns; j += lanes()) dot_columns<1>(x, n_rows, ld, y + j, y_row, to + j);
 }
 
-// The square of qk and kk whose columns are the `half` tokens before the anchor and whose rows are those from the
-// anchor on: both sides are decayed to the anchor's own step, so every factor is a product of decays in between.
-inline void decayed_square(ChunkScratch m, ChunkOperators op, int64_t anchor, int64_t half, int64_t n_rows,
-                           bool delta) {
+// The two sides of a square of products, decayed to the anchor's own step: late_q and late_k are the rows from the anchor
+// on, early the keys of the `half` tokens before it. So every factor is a product of decays in between.
+inline void decayed_sides(ChunkScratch m, int64_t ld, int64_t anchor, int64_t half, int64_t late_rows) {
   const F f;
-  const int64_t ld = op.ld, late_rows = std::min(half, n_rows - anchor);
   for (int64_t c = 0; c < ld; c += lanes()) {
     Vec product = hn::Set(f, 1.0f);
     for (int64_t i = 0; i < late_rows; ++i) {
@@ -55,6 +53,14 @@ inline void decayed_square(ChunkScratch m, ChunkOperators op, int64_t anchor, in
       hn::StoreU(hn::Mul(product, hn::LoadU(f, m.k + at)), f, m.early + j * ld + c);
     }
   }
+}
+
+// The square of qk and kk whose columns are the `half` tokens before the anchor and whose rows are those from the
+// anchor on.
+inline void decayed_square(ChunkScratch m, ChunkOperators op, int64_t anchor, int64_t half, int64_t n_rows,
+                           bool delta) {
+  const int64_t ld = op.ld, late_rows = std::min(half, n_rows - anchor);
+  decayed_sides(m, ld, anchor, half, late_rows);
   transpose(m.early, ld, half, ld, m.early_t, half);
   const int64_t corner = anchor * kLinearAttnChunk + anchor - half;
   dot_products(m.late_q, late_rows, ld, m.early_t, half, half, op.qk + corner);
