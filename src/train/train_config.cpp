@@ -140,7 +140,7 @@ struct Reader {
 }
 
 void resolve_data(TrainConfigDraft& d, const std::string& place) {
-  DataConfig& data = d.config.data;
+  RunDataConfig& data = d.config.data;
   data.micro_batch_tokens = d.micro_batch_tokens.value_or(data.batch_tokens);
   const int64_t micro = data.micro_batch_tokens, t = data.sequence_tokens;
   const char* micro_name = d.micro_batch_tokens ? "data.micro_batch_tokens" : "data.batch_tokens";

@@ -38,7 +38,7 @@ struct ModelSource {
   std::filesystem::path start;  // model.from: the checkpoint whose weights are trained further; empty: fresh weights
 };
 
-struct DataConfig {
+struct RunDataConfig {
   std::filesystem::path folder;
   int64_t sequence_tokens = 0;     // T
   int64_t batch_tokens = 0;        // of one step: a multiple of micro_batch_tokens
@@ -107,7 +107,7 @@ struct TrainConfig {
   Recompute recompute = Recompute::none;
   double spike_factor = 0;  // a loss beyond this many times the mean of the last steps stops the run; 0: off
   int64_t stop_step = 0;    // save and end at this step, the schedule being that of all steps; 0: at the end
-  DataConfig data;
+  RunDataConfig data;
   StateConfig state;
   OptimizerConfig optimizer;
   ScheduleConfig schedule;

@@ -49,7 +49,7 @@ constexpr double kMaxRate = 10;
 
 template <class Visitor>
 void visit_data(Visitor& v, TrainConfigDraft& d) {
-  DataConfig& data = d.config.data;
+  RunDataConfig& data = d.config.data;
   v.path({"folder", nullptr, "folder that `linnet data build` wrote", OnResume::may_change}, data.folder);
   v.integer({"sequence_tokens", 1024, 1, kMaxTokens, "T: tokens of one sequence"}, data.sequence_tokens);
   v.integer({"batch_tokens", 16384, 1, kMaxTokens, "tokens of one step; a multiple of micro_batch_tokens"},
