@@ -2,8 +2,9 @@
 #include "ops/mla/mla_bwd.h"
 
 #include <memory>
+#include <vector>
 
-#include "ops/gemm/gemm.h"
+#include "ops/gemm/gemm_bwd.h"
 #include "ops/mla/mla_simd_bwd.h"
 
 namespace linnet::ops {
@@ -15,9 +16,6 @@ constexpr const char* kOp = "mla_bwd";
 // kLeastHeads heads: sequences and heads are what runs in parallel.
 constexpr int64_t kBlockFloats = int64_t{1} << 24;
 constexpr int64_t kLeastHeads = 8;
-constexpr int64_t kWeightRows = 64;  // of dkv_b that a task makes
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t row_floats(const MlaBwdArgs& a) { return padded_row(a.Dn + a.Dv); }
 
@@ -38,7 +36,8 @@ struct Work : MlaBwdBlock {
   float* max;                   // [sequences * heads]: of each task
   float* scratch;               // per thread
   int64_t scratch_floats;
-  GemmProblem* problems;  // [2 * heads]
+  GemmProblem* products;            // [heads]
+  GemmBwdProblem* weight_products;  // [heads]
 
   const int32_t* start() const { return args->seq_start.as<int32_t>(); }
 };
@@ -54,8 +53,27 @@ Work take_work(const MlaBwdArgs& a, const Exec& exec) {
   w.max = exec.workspace.take<float>(pairs);
   w.scratch_floats = mla_head_bwd_scratch(a, a.q[0]);
   w.scratch = exec.workspace.take<float>(exec.pool.size() * w.scratch_floats);
-  w.problems = exec.workspace.take<GemmProblem>(H);
+  w.products = exec.workspace.take<GemmProblem>(H);
+  w.weight_products = exec.workspace.take<GemmBwdProblem>(H);
   return w;
+}
+
+// Of the products for dkv_b, with blocks of up to N tokens. One piece of 2048 tokens may need more than two of
+// fewer. Only shapes count here.
+size_t weights_workspace(const MlaBwdArgs& a, int n_threads) {
+  size_t bytes = 0;
+  for (const int64_t n : {std::min<int64_t>(a.q[0], 2048), a.q[0]}) {
+    const GemmBwdProblem one{.x = ConstTensor(a.kv_b.data, DType::f32, {n, a.R}),
+                             .dy = ConstTensor(a.kv_b.data, DType::f32, {n, a.Dn + a.Dv}),
+                             .dw = Tensor(a.dkv_b.data, DType::f32, {a.Dn + a.Dv, a.R})};
+    std::vector<GemmBwdProblem> all(static_cast<size_t>(a.q[1]), one);
+    for (DType compute : {DType::bf16, DType::f32}) {
+      for (GemmBwdProblem& p : all) p.compute = compute;
+      const GemmBwdArgs args{all};
+      bytes = std::max(bytes, plan_gemm_bwd(args).workspace_bytes(args, n_threads));
+    }
+  }
+  return bytes;
 }
 
 size_t workspace(const MlaBwdArgs& a, int n_threads) {
@@ -63,7 +81,8 @@ size_t workspace(const MlaBwdArgs& a, int n_threads) {
   return 2 * float_bytes(rows * row_floats(a)) + float_bytes(rows * a.Dr) + float_bytes(pairs) +
          aligned_size(static_cast<size_t>(pairs) * sizeof(Task)) + float_bytes(n_threads * mla_head_bwd_scratch(a, N)) +
          aligned_size(static_cast<size_t>(H) * sizeof(GemmProblem)) +
-         gemm_workspace_bytes(N, std::max(a.R, a.Dn + a.Dv), n_threads);
+         aligned_size(static_cast<size_t>(H) * sizeof(GemmBwdProblem)) +
+         std::max(gemm_workspace_bytes(N, std::max(a.R, a.Dn + a.Dv), n_threads), weights_workspace(a, n_threads));
 }
 
 // From w.sequence on, as many sequences as fit with all heads; of one that does not, as many heads as fit.
@@ -95,11 +114,11 @@ void expand(const Work& w, const Exec& exec) {
   const MlaBwdArgs& a = *w.args;
   const int64_t D = a.Dn + a.Dv;
   for (int64_t h = 0; h < w.heads; ++h)
-    std::construct_at(w.problems + h, GemmProblem{.x = latents(w),
+    std::construct_at(w.products + h, GemmProblem{.x = latents(w),
                                                   .w = a.kv_b.rows((w.head + h) * D, (w.head + h + 1) * D),
                                                   .y = columns(w.kv + h * w.tokens * w.row(), w.tokens, D, w.row()),
                                                   .exact = a.compute == DType::f32});
-  const GemmArgs args{{w.problems, static_cast<size_t>(w.heads)}};
+  const GemmArgs args{{w.products, static_cast<size_t>(w.heads)}};
   plan_gemm(args).run(args, exec);
 }
 
@@ -133,13 +152,18 @@ void attend(Work& w, const Exec& exec) {
   }
 }
 
+// Of the keys and values of head h, [tokens, Dn + Dv].
+ConstTensor gradients(const Work& w, int64_t h) {
+  return columns(w.dkv + h * w.tokens * w.row(), w.tokens, w.args->Dn + w.args->Dv, w.row());
+}
+
 // dlatent, the heads in their order: whole rows of W of each head at once, and the shared part.
 void contract(const Work& w, const Exec& exec) {
   const MlaBwdArgs& a = *w.args;
   const int64_t D = a.Dn + a.Dv;
   const Tensor to = a.dlatent.rows(w.token, w.token + w.tokens);
   for (int64_t h = 0; h < w.heads; ++h) {
-    const GemmProblem problem{.x = columns(w.dkv + h * w.tokens * w.row(), w.tokens, D, w.row()),
+    const GemmProblem problem{.x = gradients(w, h),
                               .w = a.kv_b_t.columns((w.head + h) * D, (w.head + h + 1) * D),
                               .y = to.columns(0, a.R),
                               .accumulate = w.head + h > 0,
@@ -160,13 +184,15 @@ void contract(const Work& w, const Exec& exec) {
 }
 
 void weights(const Work& w, const Exec& exec) {
-  const int64_t D = w.args->Dn + w.args->Dv, pieces = ceil_div(D, kWeightRows);
-  exec.pool.parallel_for(w.heads * pieces, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t from = i % pieces * kWeightRows;
-      mla_weight_bwd(w, i / pieces, from, std::min(from + kWeightRows, D));
-    }
-  });
+  const MlaBwdArgs& a = *w.args;
+  const int64_t D = a.Dn + a.Dv;
+  for (int64_t h = 0; h < w.heads; ++h)
+    std::construct_at(w.weight_products + h, GemmBwdProblem{.x = latents(w),
+                                                            .dy = gradients(w, h),
+                                                            .dw = a.dkv_b.rows((w.head + h) * D, (w.head + h + 1) * D),
+                                                            .compute = a.compute});
+  const GemmBwdArgs args{{w.weight_products, static_cast<size_t>(w.heads)}};
+  plan_gemm_bwd(args).run(args, exec);
 }
 
 void run(const MlaBwdArgs& a, const Exec& exec) noexcept {

@@ -268,26 +268,6 @@ float head_bwd(const MlaBwdBlock& block, int64_t token, int64_t n, int64_t h, fl
   return max;
 }
 
-void weight_bwd(const MlaBwdBlock& block, int64_t h, int64_t from, int64_t to) {
-  constexpr int64_t kTokens = 128;  // of the latents at a time: they stay in L2 while the rows pass
-  const MlaBwdArgs& a = *block.args;
-  const int64_t row = block.row(), D = a.Dn + a.Dv;
-  float* dw = a.dkv_b.row<float>((block.head + h) * D + from);
-  for (int64_t t = 0; t < block.tokens; t += kTokens)
-    for (int64_t d = from; d < to; d += kBwdTile)
-      sum_rows<float>({.m = std::min(kBwdTile, to - d),
-                       .n = a.R,
-                       .k = std::min(kTokens, block.tokens - t),
-                       .a = block.dkv + (h * block.tokens + t) * row + d,
-                       .lda = 1,
-                       .b = a.latent.row<float>(block.token + t),
-                       .ldb = a.R + a.Dr,
-                       .c = dw + (d - from) * a.R,
-                       .ldc = a.R,
-                       .c_scale = kOnes.at,
-                       .a_step = row});
-}
-
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace linnet::ops
@@ -296,7 +276,6 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace linnet::ops {
 HWY_EXPORT(head_bwd);
-HWY_EXPORT(weight_bwd);
 
 int64_t mla_head_bwd_scratch(const MlaBwdArgs& a, int64_t n) {
   const int64_t Dk = a.Dn + a.Dr;
@@ -305,9 +284,6 @@ int64_t mla_head_bwd_scratch(const MlaBwdArgs& a, int64_t n) {
 
 float mla_head_bwd(const MlaBwdBlock& block, int64_t token, int64_t n, int64_t h, float* scratch) noexcept {
   return HWY_DYNAMIC_DISPATCH(head_bwd)(block, token, n, h, scratch);
-}
-void mla_weight_bwd(const MlaBwdBlock& block, int64_t h, int64_t from, int64_t to) noexcept {
-  HWY_DYNAMIC_DISPATCH(weight_bwd)(block, h, from, to);
 }
 
 }  // namespace linnet::ops

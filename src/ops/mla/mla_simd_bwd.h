@@ -33,7 +33,4 @@ int64_t mla_head_bwd_scratch(const MlaBwdArgs& args, int64_t n);
 // overwritten. Returns the largest scaled score. n >= 1.
 float mla_head_bwd(const MlaBwdBlock& block, int64_t token, int64_t n, int64_t h, float* scratch) noexcept;
 
-// Rows [from, to) of the weights' gradient of head h of the block: dkv_b += dkv^T latent.
-void mla_weight_bwd(const MlaBwdBlock& block, int64_t h, int64_t from, int64_t to) noexcept;
-
 }  // namespace linnet::ops
