@@ -11,20 +11,20 @@ namespace linnet::ops {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// At most kMost blocks, so that their sums stay small beside the data; at least kMinTokens in each but the last.
+// At most `most` blocks, so that their sums stay small beside the data; at least kMinTokens in each but the last.
 struct TokenBlocks {
   static constexpr int64_t kMost = 128, kMinTokens = 32;
 
   int64_t n_tokens, size, count;
 
-  explicit TokenBlocks(int64_t n)
-      : n_tokens(n), size(std::max(kMinTokens, ceil_div(n, kMost))), count(ceil_div(n, size)) {}
+  explicit TokenBlocks(int64_t n, int64_t most = kMost)
+      : n_tokens(n), size(std::max(kMinTokens, ceil_div(n, most))), count(ceil_div(n, size)) {}
 
   int64_t begin(int64_t block) const { return block * size; }
   int64_t end(int64_t block) const { return std::min(n_tokens, (block + 1) * size); }
 
   // Bounds count from above and, unlike it, never falls when n grows: for workspace sizes.
-  static int64_t bound(int64_t n) { return std::min(kMost, ceil_div(n, kMinTokens)); }
+  static int64_t bound(int64_t n, int64_t most = kMost) { return std::min(most, ceil_div(n, kMinTokens)); }
 };
 
 // out[i] += sum over blocks of sums[block * n + i], i < n; in double, one rounding.
