@@ -43,15 +43,9 @@ std::vector<TokenId> Tokenizer::stop_ids() const {
 }
 
 uint64_t Tokenizer::hash() const {
-  XXH64_state_t state;
-  XXH64_reset(&state, 0);
-  for (TokenId id = 0; id < vocab_size(); ++id) {
-    const std::string_view bytes = bytes_of(id);
-    const uint64_t length = bytes.size();
-    XXH64_update(&state, &length, sizeof length);
-    XXH64_update(&state, bytes.data(), bytes.size());
-  }
-  return XXH64_digest(&state);
+  uint64_t hash = 0;
+  for (TokenId id = 0; id < vocab_size(); ++id) hash = XXH64(bytes_of(id).data(), bytes_of(id).size(), hash);
+  return hash;
 }
 
 std::vector<TokenId> Tokenizer::encode(std::string_view text, SpecialPolicy policy) const {

@@ -48,7 +48,7 @@ class Tokenizer {
   std::optional<TokenId> eos_id() const noexcept { return specials_.eos; }
   // Tokens at which a reply ends: eos, and [EOS], [EOT] and <|im_end|> where they exist.
   std::vector<TokenId> stop_ids() const;
-  // Of every id's bytes in order (of special tokens their names), xxHash64: equal when ids mean the same in both.
+  // xxHash64 of each id's bytes (of special tokens their names) with the hash of those before as the seed, 0 for the first.
   uint64_t hash() const;
 
   // decode(encode(text)) == text for any bytes: a byte that is part of no well-formed UTF-8 becomes the token of that byte,
