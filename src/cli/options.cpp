@@ -8,6 +8,7 @@
 #include "cli/perplexity.h"
 #include "cli/synth.h"
 #include "cli/tokenize.h"
+#include "cli/tokenizer_train.h"
 #include "core/text.h"
 
 namespace linnet::cli {
@@ -21,6 +22,13 @@ CLI::App* add_command(CLI::App& app, Action& action, const char* name, const cha
   CLI::App* command = app.add_subcommand(name, what);
   command->callback([&action, args, run] { action = [args, run] { return run(*args); }; });
   return command;
+}
+
+// A command that only holds others: `linnet tokenizer train`.
+CLI::App* add_group(CLI::App& app, const char* name, const char* what) {
+  CLI::App* group = app.add_subcommand(name, what);
+  group->require_subcommand(1);
+  return group;
 }
 
 CLI::Option* add_model(CLI::App* c, std::filesystem::path& model, const char* what) {
@@ -116,6 +124,40 @@ void add_tokenize(CLI::App& app, Action& action) {
   c->add_flag("--show", a->show, "print a line for each token: its id and its bytes")->excludes(jsonl);
 }
 
+void add_data_inputs(CLI::App* c, DataInputs& a) {
+  c->add_option("INPUTS", a.paths,
+                "one .json: a configuration of sources (docs/training-data.md); else any of: text files, .jsonl files, "
+                "folders of source code")
+      ->required()
+      ->take_all()
+      ->type_name("");
+  c->add_option("--template", a.document_template,
+                "document of a line of .jsonl, as '{title}\\n{text}' with the names of its fields");
+  c->add_option("--separator", a.separator, "line that ends a document of a text file (default: a file, a document)");
+  c->add_option("--extensions", a.extensions, "of the files in folders, as .go,.rs (default: all files)")
+      ->delimiter(',')
+      ->take_all()
+      ->type_name(".X,...");
+}
+
+void add_tokenizer(CLI::App& app, Action& action) {
+  CLI::App* group = add_group(app, "tokenizer", "Make a tokenizer: tokenizer train");
+  std::shared_ptr<TokenizerTrainArgs> a;
+  CLI::App* c =
+      add_command(*group, action, "train", "Learn a tokenizer from text: byte-pair encoding", a, run_tokenizer_train);
+  add_data_inputs(c, a->inputs);
+  c->add_option("-o,--out", a->out, "folder for tiktoken.model and tokenizer_config.json")
+      ->required()
+      ->type_name("DIR");
+  c->add_option("--vocab-size", a->vocab_size, "embedding rows of the model: the tokens and 256 special tokens")
+      ->required();
+  c->add_option("--min-count", a->min_count, "a token occurs at least this often when it is made (default: 2)");
+  c->add_option("--pattern", a->pattern, "how text is cut before; kimi is the only one (default: kimi)");
+  c->add_option("--memory", a->memory_mib,
+                "MiB for counts; beyond that the rarest pieces are forgotten, and the command says so (default: 4096)");
+  c->footer("Same text and options, same tokens. Equal counts: the token that comes first in byte order.");
+}
+
 void add_inspect(CLI::App& app, Action& action) {
   std::shared_ptr<InspectArgs> a;
   CLI::App* c =
@@ -197,6 +239,7 @@ void declare_commands(CLI::App& app, Action& action) {
   add_chat(app, action);
   add_inspect(app, action);
   add_tokenize(app, action);
+  add_tokenizer(app, action);
   add_perplexity(app, action);
   add_bench(app, action);
   add_synth(app, action);
