@@ -2,6 +2,7 @@
 
 #include "cli/bench.h"
 #include "cli/chat.h"
+#include "cli/data_build.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/logits.h"
@@ -158,6 +159,22 @@ void add_tokenizer(CLI::App& app, Action& action) {
   c->footer("Same text and options, same tokens. Equal counts: the token that comes first in byte order.");
 }
 
+void add_data(CLI::App& app, Action& action) {
+  CLI::App* group = add_group(app, "data", "Make data to train on: data build");
+  std::shared_ptr<DataBuildArgs> a;
+  CLI::App* c = add_command(*group, action, "build", "Turn text into token shards and a manifest", a, run_data_build);
+  add_data_inputs(c, a->inputs);
+  c->add_option("--licence", a->inputs.licence, "of the inputs, for the manifest");
+  c->add_option("--tokenizer", a->tokenizer, "folder with tiktoken.model")->required()->type_name("DIR");
+  c->add_option("-o,--out", a->out, "folder to write, new or empty")->required()->type_name("DIR");
+  c->add_option("--held-out", a->held_out, "share of the documents that is kept from training (default: 0.01)");
+  c->add_option("--begin-token", a->begin_token, "special token before each document (default: none)");
+  c->add_option("--end-token", a->end_token, "special token after each document, or none (default: [EOS])");
+  c->add_option("--max-shard-tokens", a->max_shard_tokens, "a file ends here (default: 268435456)");
+  c->add_option("-t,--threads", a->threads, "threads (default: one per physical core)");
+  c->footer("Which documents are held out follows from their bytes alone. stdout: a table of the sources.");
+}
+
 void add_inspect(CLI::App& app, Action& action) {
   std::shared_ptr<InspectArgs> a;
   CLI::App* c =
@@ -240,6 +257,7 @@ void declare_commands(CLI::App& app, Action& action) {
   add_inspect(app, action);
   add_tokenize(app, action);
   add_tokenizer(app, action);
+  add_data(app, action);
   add_perplexity(app, action);
   add_bench(app, action);
   add_synth(app, action);
