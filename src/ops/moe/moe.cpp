@@ -1,17 +1,26 @@
-// Mixture-of-experts routing: validation, the tables of variants, and the counting sort.
+// Mixture-of-experts routing and its gradients: validation, the tables of variants, and the counting sort.
 #include "ops/moe/moe.h"
+
+#include "ops/moe/moe_bwd.h"
 
 namespace linnet::ops {
 
 void router_simd(const RouterArgs&, const Exec&) noexcept;  // moe_simd.cpp
 size_t router_simd_workspace(const RouterArgs&, int n_threads);
 void combine_simd(const CombineArgs&, const Exec&) noexcept;
+void router_simd_bwd(const RouterBwdArgs&, const Exec&) noexcept;  // moe_simd_bwd.cpp
+size_t router_simd_bwd_workspace(const RouterBwdArgs&, int n_threads);
+void combine_simd_bwd(const CombineBwdArgs&, const Exec&) noexcept;
 
 namespace {
 
 constexpr Variant<RouterArgs> kRouterVariants[] = {
     {"simd", Isa::baseline, no_refusal, router_simd_workspace, router_simd}};
 constexpr Variant<CombineArgs> kCombineVariants[] = {{"simd", Isa::baseline, no_refusal, no_workspace, combine_simd}};
+constexpr Variant<RouterBwdArgs> kRouterBwdVariants[] = {
+    {"simd", Isa::baseline, no_refusal, router_simd_bwd_workspace, router_simd_bwd}};
+constexpr Variant<CombineBwdArgs> kCombineBwdVariants[] = {
+    {"simd", Isa::baseline, no_refusal, no_workspace, combine_simd_bwd}};
 
 }  // namespace
 
@@ -60,6 +69,33 @@ Plan<CombineArgs> plan_combine(const CombineArgs& a, Isa isa) {
   expect_tensor(kOp, "x", a.x, DType::f32, {N * K, -1});
   expect_tensor(kOp, "y", a.y, DType::f32, {N, a.x[1]});
   return choose_variant<CombineArgs>(kOp, kCombineVariants, a, isa);
+}
+
+Plan<RouterBwdArgs> plan_router_bwd(const RouterBwdArgs& a, Isa isa) {
+  constexpr const char* kOp = "moe_router_bwd";
+  expect_tensor(kOp, "logits", a.logits, DType::f32, {-1, -1});
+  const int64_t N = a.logits[0], E = a.logits[1];
+  if (a.bias) expect_tensor(kOp, "bias", a.bias, DType::f32, {E});
+  expect_tensor(kOp, "experts", a.experts, DType::i32, {N, -1});
+  const int64_t K = a.experts[1];
+  if (K < 1 || K > E) throw InvalidArgument(cat(kOp, ": experts: expected 1 to ", E, " a token, got ", K));
+  expect_tensor(kOp, "dweights", a.dweights, DType::f32, {N, K});
+  expect_tensor(kOp, "dlogits", a.dlogits, DType::f32, {N, E});
+  return choose_variant<RouterBwdArgs>(kOp, kRouterBwdVariants, a, isa);
+}
+
+Plan<CombineBwdArgs> plan_combine_bwd(const CombineBwdArgs& a, Isa isa) {
+  constexpr const char* kOp = "moe_combine_bwd";
+  expect_tensor(kOp, "position", a.position, DType::i32, {-1, -1});
+  const int64_t N = a.position[0], K = a.position[1];
+  if (K < 1)
+    throw InvalidArgument(cat(kOp, ": position: expected at least one expert a token, got ", text_of(a.position)));
+  expect_tensor(kOp, "weights", a.weights, DType::f32, {N, K});
+  expect_tensor(kOp, "x", a.x, DType::f32, {N * K, -1});
+  expect_tensor(kOp, "dy", a.dy, DType::f32, {N, a.x[1]});
+  expect_tensor(kOp, "dx", a.dx, DType::f32, {N * K, a.x[1]});
+  expect_tensor(kOp, "dweights", a.dweights, DType::f32, {N, K});
+  return choose_variant<CombineBwdArgs>(kOp, kCombineBwdVariants, a, isa);
 }
 
 }  // namespace linnet::ops
