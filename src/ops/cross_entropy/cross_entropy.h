@@ -27,6 +27,7 @@ struct CrossEntropyArgs {
 
 // Throws InvalidArgument, also for a target outside the vocabulary (naming its place). Bits do not depend on the thread count.
 Plan<CrossEntropyArgs> plan_cross_entropy(const CrossEntropyArgs& args, Isa isa = active_isa());
+std::span<const Variant<CrossEntropyArgs>> cross_entropy_variants();
 void cross_entropy_ref(const CrossEntropyArgs& args);
 
 }  // namespace linnet::ops

@@ -49,6 +49,12 @@ void check(const GemmProblem& p, size_t i) {
 
 std::span<const Variant<GemmArgs>> gemm_variants() { return kVariants; }
 
+const Variant<GemmArgs>& gemm_variant(Isa needs) {
+  for (const Variant<GemmArgs>& v : kVariants)
+    if (v.needs == needs) return v;
+  throw InternalError(cat("gemm: no variant for ", name_of(needs)));
+}
+
 Plan<GemmArgs> plan_gemm(const GemmArgs& args, Isa isa) {
   for (size_t i = 0; i < args.problems.size(); ++i) check(args.problems[i], i);
   return choose_variant<GemmArgs>("gemm", kVariants, args, isa);

@@ -40,6 +40,9 @@ constexpr int64_t kGemvRows = 8;
 // workspace fits.
 Plan<GemmArgs> plan_gemm(const GemmArgs& args, Isa isa = active_isa());
 std::span<const Variant<GemmArgs>> gemm_variants();
+// The variant that needs exactly this, for operators made of products: one variant of theirs for each variant of these, and
+// nothing to choose while they run. Throws InternalError when there is none.
+const Variant<GemmArgs>& gemm_variant(Isa needs);
 
 // Scratch bytes that suffice for any batch of products whose widths are at most k and whose rows, counted once for
 // neighbours that share them, are at most `rows` (those of an x_is_in_out in steps of 16). Most of it is address space: a

@@ -52,6 +52,12 @@ void check(const GemmBwdProblem& p, size_t i) {
 
 std::span<const Variant<GemmBwdArgs>> gemm_bwd_variants() { return kVariants; }
 
+const Variant<GemmBwdArgs>& gemm_bwd_variant(Isa needs) {
+  for (const Variant<GemmBwdArgs>& v : kVariants)
+    if (v.needs == needs) return v;
+  throw InternalError(cat("gemm_bwd: no variant for ", name_of(needs)));
+}
+
 Plan<GemmBwdArgs> plan_gemm_bwd(const GemmBwdArgs& args, Isa isa) {
   for (size_t i = 0; i < args.problems.size(); ++i) check(args.problems[i], i);
   return choose_variant<GemmBwdArgs>("gemm_bwd", kVariants, args, isa);

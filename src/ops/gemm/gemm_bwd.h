@@ -28,6 +28,7 @@ struct GemmBwdArgs {
 // Throws InvalidArgument naming the problem and the tensor.
 Plan<GemmBwdArgs> plan_gemm_bwd(const GemmBwdArgs& args, Isa isa = active_isa());
 std::span<const Variant<GemmBwdArgs>> gemm_bwd_variants();
+const Variant<GemmBwdArgs>& gemm_bwd_variant(Isa needs);  // as gemm_variant
 void gemm_ref_bwd(const GemmBwdArgs& args);
 
 // to[k, n] = from[n, k], of one dtype (f32, bf16, f16) or narrowed from f32. For the transposed copies of weights.
