@@ -1,4 +1,5 @@
-// config.json -> ModelConfig: the published form and the one that transformers 5.17 writes.
+// config.json -> ModelConfig: the published form, the one that transformers 5.17 writes, and both at once, which it writes of
+// a model that it has read in the published form.
 #include <algorithm>
 
 #include "core/errors.h"
@@ -142,6 +143,22 @@ void read_listed_layers(const JsonFields& f, int64_t n_layers, ModelConfig& c) {
   }
 }
 
+void read_layers(const JsonFields& f, int64_t n_layers, ModelConfig& c) {
+  if (!f.has("linear_attn_config")) return read_listed_layers(f, n_layers, c);
+  read_published_layers(f, n_layers, c);
+  if (!f.has("layer_types")) return;
+  ModelConfig listed;
+  read_listed_layers(f, n_layers, listed);
+  const auto agree = [&](const char* key, bool equal) {
+    if (!equal) throw FormatError(cat(f.place(key), ": contradicts linear_attn_config or first_k_dense_replace"));
+  };
+  agree("linear_num_heads", listed.kda.heads == c.kda.heads);
+  agree("linear_head_dim", listed.kda.head_dim == c.kda.head_dim);
+  agree("linear_conv_kernel_dim", listed.kda.conv_width == c.kda.conv_width);
+  agree("layer_types", listed.mixers == c.mixers);
+  agree("mlp_layer_types", listed.ffns == c.ffns);
+}
+
 void read_mla(const JsonFields& f, MlaConfig& mla) {
   mla.heads = f.integer("num_attention_heads", 1, kMaxExtent);
   mla.latent_rank = f.integer("kv_lora_rank", 1, kMaxExtent);
@@ -203,8 +220,7 @@ ModelConfig read_config(const JsonFields& f) {
     throw f.error("num_nextn_predict_layers", "0");
 
   const int64_t n_layers = f.integer("num_hidden_layers", 1, kMaxLayers);
-  if (f.has("linear_attn_config")) read_published_layers(f, n_layers, c);
-  else read_listed_layers(f, n_layers, c);
+  read_layers(f, n_layers, c);
   if (std::count(c.ffns.begin(), c.ffns.end(), FfnKind::dense) > 0)
     c.dense_width = f.integer("intermediate_size", 1, kMaxExtent);
   read_mla(f, c.mla);

@@ -50,6 +50,29 @@ TEST(config, form_of_transformers) {
   EXPECT_EQ(c.dtype, DType::f32);
 }
 
+// What transformers 5.17 writes of a model that it has read in the published form.
+TEST(config, both_forms_at_once) {
+  Json json = json_of("examples/configs/kimi-linear-48b.json");
+  const ModelConfig published = parse(json);
+  for (const std::string& mixer : published.mixers)
+    json["layer_types"].push_back(mixer == "kda" ? "linear_attention" : "full_attention");
+  for (FfnKind ffn : published.ffns) json["mlp_layer_types"].push_back(ffn == FfnKind::moe ? "sparse" : "dense");
+  json.update({{"linear_num_heads", 32}, {"linear_head_dim", 128}, {"linear_conv_kernel_dim", 4}});
+  EXPECT_EQ(architecture_text(parse(json)), architecture_text(published));
+  for (const char* key : {"linear_num_heads", "linear_head_dim", "linear_conv_kernel_dim"}) {
+    Json changed = json;
+    changed[key] = changed[key].get<int>() + 1;
+    EXPECT_EQ(refusal(changed),
+              std::string("config.json: ") + key + ": contradicts linear_attn_config or first_k_dense_replace");
+  }
+  for (const char* key : {"layer_types", "mlp_layer_types"}) {
+    Json changed = json;
+    std::swap(changed[key][0], changed[key][3]);
+    EXPECT_EQ(refusal(changed),
+              std::string("config.json: ") + key + ": contradicts linear_attn_config or first_k_dense_replace");
+  }
+}
+
 TEST(config, what_is_written_reads_back) {
   for (const char* file : {"examples/configs/kimi-linear-48b.json", "tests/data/tiny-fp32/config.json"}) {
     const ModelConfig c = read_config(kSource + "/" + file);
