@@ -141,6 +141,28 @@ TEST(linear_attn_bwd, the_thread_count_and_neighbours_change_nothing) {
   EXPECT_TRUE(test::same_bits(one.dlog_decay, two.dlog_decay.view().rows(0, 90)));
 }
 
+TEST(linear_attn_bwd, what_scratch_memory_held_before_does_not_matter) {
+  for (Decay decay : kDecays)
+    for (bool with_states : {false, true})
+      for (int64_t Dk : {3, 20, 40}) {
+        BwdCase c({.lengths = {150, 3, 64}, .Dk = Dk, .Dv = 23 - Dk / 2, .decay = decay, .gate = Gate::softplus});
+        c.with_states = with_states;
+        const Gradients got = c.blank();
+        BwdCase::Pointers pointers;
+        const ops::LinearAttnBwdArgs a = c.args(got, pointers);
+        const auto plan = ops::plan_linear_attn_bwd(a);
+        ThreadPool pool(1);
+        const size_t bytes = plan.workspace_bytes(a, 1);
+        Workspace workspace(bytes);
+        {
+          Workspace::Scope scope(workspace);
+          std::fill_n(workspace.take<float>(static_cast<int64_t>(bytes / 4)), bytes / 4, std::nanf(""));
+        }
+        plan.run(a, Exec{pool, workspace});
+        expect_same_bits(got, run_variant(c, 1));
+      }
+}
+
 TEST(linear_attn_bwd, nothing_to_do) {
   const BwdCase no_tokens({.lengths = {0, 0}}), no_sequences({.lengths = {}});
   expect_same_bits(run_variant(no_tokens), no_tokens.blank());
