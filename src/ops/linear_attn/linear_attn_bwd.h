@@ -6,7 +6,8 @@
 namespace linnet::ops {
 
 // The forward's arguments again, dLoss/dout, and where the gradients go. Nothing of the forward is saved: what the backward
-// needs of it (chunk factors, the states at chunk starts) is computed again. Gradients are overwritten, not accumulated.
+// needs of it (chunk factors, the states at chunk starts) is computed again. Gradients are overwritten, not accumulated,
+// and must not alias an input.
 struct LinearAttnBwdArgs {
   ConstTensor q, k;           // [N, Hk, Dk] f32, token stride free
   ConstTensor v;              // [N, H, Dv] f32, token stride free
