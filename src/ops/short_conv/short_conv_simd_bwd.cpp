@@ -3,6 +3,8 @@
 // Tap gradients: a sum for each block of tokens, then these in order.
 #include <algorithm>
 
+#include <hwy/cache_control.h>
+
 #include "ops/short_conv/short_conv_bwd.h"
 #include "ops/token_blocks.h"
 
@@ -19,6 +21,7 @@
 namespace linnet::ops {
 
 constexpr int64_t kConvBwdTaps = 8, kConvBwdChannels = 256;
+constexpr int64_t kConvBwdAhead = 4;  // tokens from a prefetch to its use: 4 * 3 KiB
 
 struct ConvBwdTile {
   int64_t token_begin, token_end, channel_begin, channels;
@@ -83,6 +86,15 @@ void dx_row(int64_t t, int64_t channels, const ConvBwdRows& rows, float* dx) {
   });
 }
 
+// A tile's piece of a row is too short, and the next one too far away, for the processor to see it coming.
+HWY_INLINE void prefetch_rows(const ShortConvBwdArgs& a, const ConvBwdTile& tile, int64_t t) {
+  const float *x = a.x.row<float>(t) + tile.channel_begin, *dy = a.dy.row<float>(t) + tile.channel_begin;
+  const float* dx = a.dx.row<float>(t) + tile.channel_begin;
+  constexpr int64_t kLineElements = 16;
+  for (int64_t c = 0; c < tile.channels; c += kLineElements)
+    hwy::Prefetch(x + c), hwy::Prefetch(dy + c), hwy::Prefetch(dx + c);
+}
+
 // The tile's tokens [begin, end) of sequence b. da is needed for W - 1 tokens more; past the sequence's end it is zero.
 template <int W>
 void sequence_bwd(const ShortConvBwdArgs& a, const ConvBwdTile& tile, int64_t b, int64_t begin, int64_t end,
@@ -100,6 +112,7 @@ void sequence_bwd(const ShortConvBwdArgs& a, const ConvBwdTile& tile, int64_t b,
         else input[j] = state ? state + (before + W - 1) * C + tile.channel_begin : rows.zeros;
       }
       const float* dy = a.dy.row<float>(t) + tile.channel_begin;
+      if (t + kConvBwdAhead < tile.token_end) prefetch_rows(a, tile, t + kConvBwdAhead);
       if (t < end) da_row<W, true>(input, dy, a.silu, tile.channels, rows, da);
       else da_row<W, false>(input, dy, a.silu, tile.channels, rows, da);
     } else {
