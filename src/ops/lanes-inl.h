@@ -49,6 +49,16 @@ HWY_INLINE hn::Vec<D> load_f32_n(D d, const T* p, int64_t n) {
   return load_f32(d, lanes);
 }
 
+// Nearest bf16, ties to even, in the upper halves; NaN stays NaN. The lower halves are left over.
+template <class D>
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> round_bf16(D, hn::Vec<D> x) {
+  const hn::RebindToUnsigned<D> du;
+  const auto u = hn::BitCast(du, x);
+  const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(du, 1u));
+  const auto rounded = hn::Add(hn::Add(u, hn::Set(du, 0x7fffu)), odd);
+  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(x)), hn::Or(u, hn::Set(du, 0x400000u)), rounded);
+}
+
 template <class D>
 HWY_INLINE void store_n(hn::Vec<D> v, D d, float* p, int64_t n) {
   alignas(64) float lanes[hn::MaxLanes(D())];

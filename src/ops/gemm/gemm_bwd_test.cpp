@@ -139,9 +139,7 @@ void expect_same_bits_one_by_one(BwdBatch& batch) {
     std::vector<GemmBwdProblem> alone = batch.fresh();
     for (GemmBwdProblem& p : alone) test::run_plan(Plan<GemmBwdArgs>(*v), GemmBwdArgs{{&p, 1}});
     for (size_t i = 0; i < alone.size(); ++i) {
-      if (alone[i].dx) {
-        EXPECT_TRUE(test::same_bits(together[i].dx, alone[i].dx)) << v->name << " " << i;
-      }
+      if (alone[i].dx) { EXPECT_TRUE(test::same_bits(together[i].dx, alone[i].dx)) << v->name << " " << i; }
       EXPECT_TRUE(test::same_bits(together[i].dw, alone[i].dw)) << v->name << " " << i;
     }
   }

@@ -1,5 +1,5 @@
-// Four columns of as many rows as a vector has lanes, transposed in registers, and rounding to bf16. Included once per
-// Highway target: the guard toggles.
+// Four columns of as many rows as a vector has lanes, transposed in registers. Included once per Highway target: the guard
+// toggles.
 #if defined(LINNET_OPS_GEMM_COLUMNS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LINNET_OPS_GEMM_COLUMNS_INL_H_
 #undef LINNET_OPS_GEMM_COLUMNS_INL_H_
@@ -55,15 +55,6 @@ HWY_INLINE Columns load_columns(const float* const* rows, int64_t at) {
            hn::BitCast(d, hn::InterleaveLower(d64, hi01, hi23)), hn::BitCast(d, hn::InterleaveUpper(d64, hi01, hi23))}};
 }
 #endif
-
-// Nearest bf16, ties to even, in the upper halves; NaN stays NaN. The lower halves are left over.
-HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> round_bf16(V x) {
-  const hn::RebindToUnsigned<D> du;
-  const auto u = hn::BitCast(du, x);
-  const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(du, 1u));
-  const auto rounded = hn::Add(hn::Add(u, hn::Set(du, 0x7fffu)), odd);
-  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(x)), hn::Or(u, hn::Set(du, 0x400000u)), rounded);
-}
 
 }  // namespace
 }  // namespace HWY_NAMESPACE

@@ -30,8 +30,8 @@ struct PutBf16 {
     const hn::RebindToUnsigned<D> du;
     uint32_t* to = reinterpret_cast<uint32_t*>(panel) + k / 2 * kPanelRows + r;
     for (int64_t j = 0; j < 4; j += 2) {
-      const auto even = hn::ShiftRight<16>(round_bf16(c.v[j]));
-      const auto odd = hn::And(round_bf16(c.v[j + 1]), hn::Set(du, 0xffff0000u));
+      const auto even = hn::ShiftRight<16>(round_bf16(D(), c.v[j]));
+      const auto odd = hn::And(round_bf16(D(), c.v[j + 1]), hn::Set(du, 0xffff0000u));
       hn::StoreU(hn::Or(even, odd), du, to + j / 2 * kPanelRows);
     }
   }
@@ -89,8 +89,8 @@ void pack_columns_bf16(const ColumnPanels& a) {
         const int64_t n = a.columns - c - r;
         const V even = k < a.k ? load_lanes(x + r, n) : hn::Zero(D());
         const V odd = k + 1 < a.k ? load_lanes(x + a.x_stride + r, n) : hn::Zero(D());
-        const auto low = hn::ShiftRight<16>(round_bf16(even));
-        hn::StoreU(hn::Or(low, hn::And(round_bf16(odd), hn::Set(du, 0xffff0000u))), du, to + r);
+        const auto low = hn::ShiftRight<16>(round_bf16(D(), even));
+        hn::StoreU(hn::Or(low, hn::And(round_bf16(D(), odd), hn::Set(du, 0xffff0000u))), du, to + r);
       }
     }
 }

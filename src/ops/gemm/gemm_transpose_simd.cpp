@@ -22,7 +22,7 @@ namespace {
 HWY_INLINE void put(V v, float* to) { hn::StoreU(v, D(), to); }
 HWY_INLINE void put(V v, bf16* to) {
   const hn::Rebind<uint16_t, D> d16;
-  hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(round_bf16(v))), d16, reinterpret_cast<uint16_t*>(to));
+  hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(round_bf16(D(), v))), d16, reinterpret_cast<uint16_t*>(to));
 }
 
 // Four columns of kTransposeRows rows to[j][0 .. kTransposeRows).

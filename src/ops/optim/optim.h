@@ -34,9 +34,10 @@ struct MuonArgs {
   DType compute = DType::bf16;  // of the products of newton_schulz
 };
 Plan<MuonArgs> plan_muon(const MuonArgs& args, Isa isa = active_isa());
+std::span<const Variant<MuonArgs>> muon_variants();
 void muon_ref(const MuonArgs& args);
 
-// Sum of squares in double, in an order that does not depend on the thread count. NaN and infinities come through.
+// Sum of squares of f32 numbers in double (dense, any shape), in an order that does not depend on the thread count. NaN and infinities come through.
 double sum_of_squares(ConstTensor x, const Exec& exec);
 
 }  // namespace linnet::ops
