@@ -131,9 +131,11 @@ struct FieldDescription {
   std::string default_value;  // "0.001", "required"
   std::string meaning;
   bool may_change_on_resume;
+  std::vector<std::string> choices;  // of a field that names one of several
 };
 std::vector<FieldDescription> describe_train_config();
-std::string train_config_markdown();  // the table of docs/training.md
+std::string train_config_markdown();  // the table of docs/training.md; * marks what may change on resume
+std::string train_config_help(size_t columns = 110);  // the same for a terminal
 
 // The resolved configuration: every field, in a fixed order; a file of this text means the same run. Throws InvalidArgument for a
 // model that config.json cannot say.

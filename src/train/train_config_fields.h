@@ -59,7 +59,7 @@ void visit_data(Visitor& v, TrainConfigDraft& d) {
             "step are added",
             d.micro_batch_tokens, int64_t{1}, kMaxTokens);
   v.choice("packing", Packing::documents,
-           "documents: they lie side by side, state and attention start anew at each; stream: one text, state and "
+           "documents: they lie side by side, state and attention start anew at each; stream: as one text, state and "
            "attention reach across",
            data.packing, Choices<Packing>{{"documents", Packing::documents}, {"stream", Packing::stream}});
   v.text({"loss_after", "", "a token's name: only the tokens of a document after it count in the loss; empty: all"},
@@ -70,7 +70,7 @@ void visit_data(Visitor& v, TrainConfigDraft& d) {
 template <class Visitor>
 void visit_state(Visitor& v, StateConfig& state) {
   v.choice("policy", StatePolicy::zero,
-           "recurrent state that a sequence starts from: zero; passed: what the previous segment of the document left; "
+           "recurrent state that a sequence starts from; zero; passed: what the previous segment of the document left; "
            "passed_with_gradient: the same, and the gradient reaches that segment; noise: N(0, noise_std^2)",
            state.policy,
            Choices<StatePolicy>{{"zero", StatePolicy::zero},
@@ -110,7 +110,7 @@ void visit_schedule(Visitor& v, TrainConfigDraft& d) {
   ScheduleConfig& s = d.config.schedule;
   v.choice(
       "kind", ScheduleKind::wsd,
-      "learning rate after the warm-up: constant; cosine: half a cosine to final_ratio; wsd: constant, then linear "
+      "learning rate after the warm-up; constant; cosine: half a cosine to final_ratio; wsd: constant, then linear "
       "to final_ratio",
       s.kind,
       Choices<ScheduleKind>{
@@ -141,7 +141,7 @@ void visit_evaluation(Visitor& v, EvaluationConfig& e) {
   constexpr OnResume kFree = OnResume::may_change;
   v.integer({"every_steps", 250, 0, kMaxSteps, "steps between evaluations; 0: never", kFree}, e.every_steps);
   v.integer({"tokens", 65536, 1, kMaxTokens, "tokens of one evaluation, the same each time", kFree}, e.tokens);
-  v.choice("split", Split::held_out, "documents to evaluate on", e.split,
+  v.choice("split", Split::held_out, "held-out or train: the documents to evaluate on", e.split,
            Choices<Split>{{"held-out", Split::held_out}, {"train", Split::train}}, kFree);
 }
 
@@ -152,8 +152,8 @@ void visit_fields(Visitor& v, TrainConfigDraft& d) {
   v.models(c.runs);
   v.integer({"seed", 0, 0, std::numeric_limits<int64_t>::max(), "of fresh weights and of what is drawn in training"},
             c.seed);
-  v.choice("precision", DType::bf16, "of the matrix products; parameters, gradients and sums are f32", c.precision,
-           Choices<DType>{{"bf16", DType::bf16}, {"f32", DType::f32}});
+  v.choice("precision", DType::bf16, "bf16 or f32: of the matrix products; parameters, gradients and sums are f32",
+           c.precision, Choices<DType>{{"bf16", DType::bf16}, {"f32", DType::f32}});
   v.section("data", [&] { visit_data(v, d); });
   v.section("state", [&] { visit_state(v, c.state); });
   v.section("optimizer", [&] { visit_optimizer(v, c.optimizer); });
@@ -161,8 +161,8 @@ void visit_fields(Visitor& v, TrainConfigDraft& d) {
   v.section("checkpoint", [&] { visit_checkpoint(v, c.checkpoint); });
   v.section("evaluation", [&] { visit_evaluation(v, c.evaluation); });
   v.choice("recompute", Recompute::layer,
-           "what is computed again in the backward pass: none; layer: all of a layer, from its input", c.recompute,
-           Choices<Recompute>{{"none", Recompute::none}, {"layer", Recompute::layer}}, kFree);
+           "none; layer: all of a layer is computed again in the backward pass, from its input, in place of being kept",
+           c.recompute, Choices<Recompute>{{"none", Recompute::none}, {"layer", Recompute::layer}}, kFree);
   v.integer({"threads", 0, 0, 4096, "0: one for each core", kFree}, c.threads);
   v.number(
       {"spike_factor", 3, 0, 1e9,

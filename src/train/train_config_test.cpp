@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/errors.h"
 #include "formats/file_test_support.h"
@@ -81,9 +82,30 @@ TEST(train_config, every_field_is_documented_once_in_one_line) {
     EXPECT_GT(f.meaning.size(), 8u) << f.name;
     EXPECT_EQ(f.meaning.find('\n'), f.meaning.npos) << f.name;
     EXPECT_FALSE(f.default_value.empty()) << f.name;
+    for (const std::string& choice : f.choices) EXPECT_THAT(f.meaning, HasSubstr(choice)) << f.name;
   }
   EXPECT_THAT(times, Each(testing::Pair(testing::_, 1)));
   EXPECT_EQ(times.size(), 47u);
+}
+
+TEST(train_config, the_help_fits_a_page_and_names_every_field) {
+  const std::string help = "\n" + train_config_help(100);
+  for (const FieldDescription& f : describe_train_config()) EXPECT_THAT(help, HasSubstr("\n" + f.name)) << f.name;
+  std::istringstream lines(help);
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
+}
+
+// The lines between <!-- fields --> and <!-- end of fields -->, and the first block of JSON.
+TEST(train_config, the_document_has_this_table_and_an_example_that_is_read) {
+  const std::string text = formats::contents(LINNET_SOURCE_DIR "/docs/training.md");
+  const auto between = [&](std::string_view begin, std::string_view end) {
+    const size_t from = text.find(begin);
+    EXPECT_NE(from, text.npos) << begin;
+    return text.substr(from + begin.size(), text.find(end, from + begin.size()) - from - begin.size());
+  };
+  EXPECT_EQ(between("<!-- fields -->\n", "<!-- end of fields -->"), train_config_markdown());
+  const TrainConfig c = parse_train_config(between("```json\n", "```"), "docs/training.md");
+  EXPECT_EQ(c.runs[0].model.config.mixers.size(), 4u);
 }
 
 // Each field on its own: a value other than the default arrives in the canonical form under the same name.

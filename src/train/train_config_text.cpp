@@ -1,8 +1,9 @@
 // A training configuration as text: its documentation, its canonical JSON, and where two of those differ.
 #include <algorithm>
-#include <cmath>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
 
 #include "core/errors.h"
 #include "core/text.h"
@@ -22,12 +23,19 @@ const char* name_of(Enum value, Choices<Enum> choices) {
   return std::find_if(choices.begin(), choices.end(), is)->name;
 }
 
+std::string decimal(double x) {
+  char text[40];
+  std::snprintf(text, sizeof text, "%.12g", x);
+  return text;
+}
+
 struct Describer {
   std::vector<FieldDescription> fields;
   std::string prefix;
 
   void add(std::string_view key, std::string fallback, std::string meaning, OnResume on_resume = OnResume::same) {
-    fields.push_back({cat(prefix, key), std::move(fallback), std::move(meaning), on_resume == OnResume::may_change});
+    fields.push_back(
+        {cat(prefix, key), std::move(fallback), std::move(meaning), on_resume == OnResume::may_change, {}});
   }
   template <class Body>
   void section(const char* key, Body body) {
@@ -42,7 +50,7 @@ struct Describer {
     add("runs", "none", "instead of model: several, each {\"name\": ..., \"model\": {...}}, on the same batches");
   }
   void integer(const IntegerField& f, int64_t&) { add(f.key, cat(f.fallback), f.meaning, f.on_resume); }
-  void number(const RealField& f, double&) { add(f.key, ordered_json(f.fallback).dump(), f.meaning, f.on_resume); }
+  void number(const RealField& f, double&) { add(f.key, decimal(f.fallback), f.meaning, f.on_resume); }
   void text(const TextField& f, std::string&) {
     add(f.key, f.fallback ? cat('"', f.fallback, '"') : "required", f.meaning, f.on_resume);
   }
@@ -60,9 +68,8 @@ struct Describer {
   template <class Enum>
   void choice(const char* key, Enum fallback, const char* meaning, Enum&, Choices<Enum> choices,
               OnResume on_resume = OnResume::same) {
-    std::string names;
-    for (const auto& c : choices) names += cat(names.empty() ? "" : " | ", c.name);
-    add(key, cat('"', name_of(fallback, choices), '"'), cat(names, ": ", meaning), on_resume);
+    add(key, cat('"', name_of(fallback, choices), '"'), meaning, on_resume);
+    for (const auto& c : choices) fields.back().choices.push_back(c.name);
   }
 };
 
@@ -158,6 +165,32 @@ std::string train_config_markdown() {
     out += cat("| `", f.name, "`", f.may_change_on_resume ? " \\*" : "", " | ", markdown_cell(f.default_value), " | ",
                markdown_cell(f.meaning), " |\n");
   return out;
+}
+
+std::string train_config_help(size_t columns) {
+  const std::vector<FieldDescription> fields = describe_train_config();
+  size_t names = 0, defaults = 0;
+  for (const FieldDescription& f : fields) {
+    names = std::max(names, f.name.size() + 2);
+    defaults = std::max(defaults, f.default_value.size() + 2);
+  }
+  std::string out;
+  for (const FieldDescription& f : fields) {
+    std::string line = f.name + (f.may_change_on_resume ? "*" : "");
+    line.resize(names, ' ');
+    line += f.default_value;
+    line.resize(names + defaults, ' ');
+    std::istringstream words(f.meaning);
+    for (std::string word; words >> word;) {
+      if (line.size() + word.size() > columns && line.size() > names + defaults) {
+        out += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+        line.assign(names + defaults, ' ');
+      }
+      line += word + " ";
+    }
+    out += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return out + "* may change when a run is resumed\n";
 }
 
 std::string canonical_json(const TrainConfig& config) {
