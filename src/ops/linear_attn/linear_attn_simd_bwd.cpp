@@ -49,7 +49,7 @@ struct BwdMemory {
 struct BwdRun {
   LinearAttnBwdHead x;
   BwdMemory memory;
-  bool has_state;
+  bool has_state, has_dstate;
   int64_t n_chunks;
 
   LinearAttnBwdHead chunk(int64_t c) const {
@@ -67,12 +67,14 @@ struct BwdRun {
     return op;
   }
   bool has_state_before(int64_t c) const { return has_state || c > 0; }
+  bool alone() const { return n_chunks == 1 && !has_state && !has_dstate; }
 
   // Chunks [first, last) forwards: their slots. `on`: and the state after them, for the next segment.
   void recompute(int64_t first, int64_t last, bool on) const {
     for (int64_t c = first; c < last; ++c) {
       float* next = c + 1 < last || on ? slot(c + 1).s : nullptr;
-      recompute_chunk(chunk(c).in, memory.shape, memory.scratch(), operators(c), slot(c), has_state_before(c), next);
+      recompute_chunk(chunk(c).in, memory.shape, memory.scratch(), operators(c), slot(c), alone(), has_state_before(c),
+                      next);
     }
   }
 };
@@ -81,7 +83,7 @@ struct BwdRun {
 double run_head(const LinearAttnBwdHead& x, const float* state, float* dstate, const BwdMemory& memory) {
   const BwdShape& shape = memory.shape;
   const int64_t n_chunks = ceil_div(x.in.n_tokens, kLinearAttnChunk);
-  const BwdRun head{x, memory, state != nullptr, n_chunks};
+  const BwdRun head{x, memory, state != nullptr, dstate != nullptr, n_chunks};
   const ChunkScratch scratch = memory.scratch();
   const BwdScratch bwd = memory.bwd_scratch();
   for (int64_t p = 0; p < shape.panels; ++p) {

@@ -81,6 +81,7 @@ inline void load_dout(const LinearAttnBwdHead& x, const BwdShape& shape, float* 
   for (int64_t p = 0; p < shape.panels; ++p)
     for (int64_t t = 0; t < padded_tokens(x.in.n_tokens); ++t) {
       const float* row = x.dout + t * x.dout_stride + p * panel_width();
+      if (p == 0 && t + kPrefetchRows < x.in.n_tokens) prefetch_row(row + kPrefetchRows * x.dout_stride, shape.Dv);
       for (int64_t c = 0; c < panel_width(); c += lanes())
         hn::StoreU(t < x.in.n_tokens ? load_row(row, c, shape.Dv - p * panel_width()) : hn::Zero(F()), F(),
                    to + p * shape.value_panel() + t * panel_width() + c);

@@ -56,12 +56,13 @@ inline void keep_lower(float* row, int64_t i, bool diagonal, int64_t n_rows, flo
   }
 }
 
-// The operators of the chunk seen by x, op.qk and op.kk being a slot's; both 0 outside their triangles.
-inline void recompute_operators(const LinearAttnHead& x, ChunkScratch m, ChunkOperators op) {
+// The operators of the chunk seen by x, op.qk and op.kk being a slot's; both 0 outside their triangles. alone: no state comes
+// in or goes out, and the operators that meet one are left undefined.
+inline void recompute_operators(const LinearAttnHead& x, ChunkScratch m, ChunkOperators op, bool alone) {
   constexpr int64_t L = kLinearAttnChunk;
   const int64_t n_rows = padded_tokens(x.n_tokens);
   load_chunk(x, m, op);
-  decay_rows(m, op, n_rows);
+  if (!alone) decay_rows(m, op, n_rows);
   if (x.decay_per_channel) decayed_products(m, op, n_rows, x.delta);
   else scalar_decay_products(m, op, n_rows, x.delta);
   for (int64_t i = 0; i < n_rows; ++i) {
@@ -110,9 +111,9 @@ inline void recompute_panel(const LinearAttnHead& x, const ChunkOperators& op, c
 
 // The whole slot of the chunk seen by x, whose state slot.s already holds.
 inline void recompute_chunk(const LinearAttnHead& x, const BwdShape& shape, ChunkScratch m, ChunkOperators op,
-                            BwdSlot slot, bool has_state, float* next) {
+                            BwdSlot slot, bool alone, bool has_state, float* next) {
   op.qk = slot.qk, op.kk = slot.kk;
-  recompute_operators(x, m, op);
+  recompute_operators(x, m, op, alone);
   for (int64_t p = 0; p < shape.panels; ++p) recompute_panel(x, op, shape, slot, has_state, p, next);
 }
 

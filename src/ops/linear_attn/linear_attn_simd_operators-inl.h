@@ -76,6 +76,12 @@ inline void load_chunk(const LinearAttnHead& x, ChunkScratch m, ChunkOperators o
   for (int64_t t = 0; t < padded_tokens(x.n_tokens); ++t) {
     const bool real = t < x.n_tokens;
     const float *q = x.q + t * x.q_stride, *k = x.k + t * x.k_stride;
+    if (real) prefetch_row(x.v + t * x.v_stride, x.Dv);  // read when the operators are ready
+    if (t + kPrefetchRows < x.n_tokens) {
+      prefetch_row(q + kPrefetchRows * x.q_stride, x.Dk);
+      prefetch_row(k + kPrefetchRows * x.k_stride, x.Dk);
+      if (x.decay_per_channel) prefetch_row(x.log_decay + (t + kPrefetchRows) * x.decay_stride, x.Dk);
+    }
     for (int64_t c = 0; c < op.ld; c += lanes()) {
       hn::StoreU(real ? hn::Mul(scale, load_row(q, c, x.Dk)) : hn::Zero(f), f, m.q + t * op.ld + c);
       hn::StoreU(real ? load_row(k, c, x.Dk) : hn::Zero(f), f, m.k + t * op.ld + c);

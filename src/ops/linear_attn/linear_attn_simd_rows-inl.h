@@ -6,6 +6,7 @@
 #define LINNET_LINEAR_ATTN_ROWS_INL
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -35,6 +36,12 @@ HWY_INLINE Vec load_row(const float* row, int64_t i, int64_t size) {
 HWY_INLINE void store_row(Vec v, float* row, int64_t i, int64_t size) {
   if (i + lanes() <= size) hn::StoreU(v, F(), row + i);
   else if (i < size) store_n(v, F(), row + i, size - i);
+}
+
+// The rows of a head lie further apart than the pages that hardware prefetchers stay in: without asking, each is waited for.
+constexpr int64_t kPrefetchRows = 8;
+HWY_INLINE void prefetch_row(const float* row, int64_t size) {
+  for (int64_t i = 0; i < size; i += 16) hwy::Prefetch(row + i);
 }
 
 HWY_INLINE float sum_lanes(Vec v) { return hn::GetLane(hn::SumOfLanes(F(), v)); }
