@@ -21,18 +21,23 @@ bool absorbed_is_cheaper(const MlaArgs& a, int64_t n_past, int64_t n_new) {
 }
 
 template <Way way>
+bool takes_absorbed(const MlaArgs& a, int64_t b) {
+  const int32_t* start = a.seq_start.as<int32_t>();
+  return way == Way::absorbed ||
+         (way == Way::cheaper && absorbed_is_cheaper(a, a.seqs[b].n_past, start[b + 1] - start[b]));
+}
+
+// Neighbours of one way run together, with the empty sequences among them: a pass over kv_b serves all of them.
+template <Way way>
 void run(const MlaArgs& a, const Exec& exec) noexcept {
   const int32_t* start = a.seq_start.as<int32_t>();
-  int64_t absorbed_from = 0;  // tokens [absorbed_from, start[b]) wait: neighbours share one pass over kv_b
-  for (int64_t b = 0; b + 1 < a.seq_start[0]; ++b) {
-    const int64_t n_new = start[b + 1] - start[b];
-    if (n_new == 0 || way == Way::absorbed) continue;
-    if (way == Way::cheaper && absorbed_is_cheaper(a, a.seqs[b].n_past, n_new)) continue;
-    mla_absorbed(a, absorbed_from, start[b], exec);
-    mla_expanded(a, b, exec);
-    absorbed_from = start[b + 1];
+  const int64_t B = a.seq_start[0] - 1;
+  for (int64_t b = 0, end; b < B; b = end) {
+    const bool absorbed = takes_absorbed<way>(a, b);
+    for (end = b + 1; end < B && (start[end] == start[end + 1] || takes_absorbed<way>(a, end) == absorbed);) ++end;
+    if (absorbed) mla_absorbed(a, start[b], start[end], exec);
+    else mla_expanded(a, b, end, exec);
   }
-  mla_absorbed(a, absorbed_from, a.q[0], exec);
 }
 
 size_t either_workspace(const MlaArgs& a, int n_threads) {

@@ -20,8 +20,8 @@ constexpr size_t float_bytes(int64_t n) { return aligned_size(static_cast<size_t
 void mla_absorbed(const MlaArgs& args, int64_t begin, int64_t end, const Exec& exec) noexcept;
 size_t mla_absorbed_workspace(const MlaArgs& args, int n_threads);
 
-// All tokens of sequence b.
-void mla_expanded(const MlaArgs& args, int64_t b, const Exec& exec) noexcept;
+// All tokens of sequences [first, end).
+void mla_expanded(const MlaArgs& args, int64_t first, int64_t end, const Exec& exec) noexcept;
 size_t mla_expanded_workspace(const MlaArgs& args, int n_threads);
 
 }  // namespace linnet::ops

@@ -130,6 +130,14 @@ TEST(Mla, RaggedBatches) {
   }
 }
 
+// More sequences than advance together in the expanded way, and more keys; some end sooner than others.
+TEST(Mla, ManySequences) {
+  std::vector<Seq> lengths;
+  for (int64_t b = 0; b < 150; ++b) lengths.push_back({b % 9 == 0 ? 40 : 0, b % 7});
+  for (int64_t now : {300, 20, 513, 64, 257, 3, 256}) lengths.push_back({0, now});
+  for (DType cache : {DType::f32, DType::bf16}) expect_as_reference({.H = 2, .cache = cache}, lengths);
+}
+
 TEST(Mla, StridedQueriesAndResults) {
   MlaCase c({}, {{10, 3}, {0, 40}});
   const OwnedTensor want = run_ref(c);
@@ -233,6 +241,13 @@ TEST(Mla, TakesTheCheaperWay) {
     EXPECT_TRUE(test::same_bits(chosen, run(c, way)));
     EXPECT_FALSE(test::same_bits(chosen, run(c, way == kWays[0] ? kWays[1] : kWays[0])))
         << "the ways cannot be told apart";
+  }
+  MlaCase mixed(s, {{0, 40}, {300, 1}, {300, 0}, {200, 2}, {0, 30}, {5, 0}, {0, 3}});  // expanded: 0, 4, 6
+  const OwnedTensor chosen = run(mixed, "simd"), absorbed = run(mixed, kWays[0]), expanded = run(mixed, kWays[1]);
+  for (int64_t b = 0; b < 7; ++b) {
+    const int64_t begin = mixed.seq_start.i32()[b], end = mixed.seq_start.i32()[b + 1];
+    const OwnedTensor& want = b == 0 || b == 4 || b == 6 ? expanded : absorbed;
+    EXPECT_TRUE(test::same_bits(chosen.view().rows(begin, end), want.view().rows(begin, end))) << "sequence " << b;
   }
 }
 
