@@ -26,7 +26,7 @@ Spread spread_of(std::vector<double> seconds) {
 
 DType weight_dtype(const model::KimiLinear& model) {
   for (const model::TensorRow& row : model.table().rows())
-    if (row.matrix) return row.matrix->dtype;
+    if (row.matrix) return row.matrix->w.dtype;
   return model.config().dtype;
 }
 

@@ -88,7 +88,7 @@ DType read_dtype(const JsonFields& f) {
   throw f.error(f.has("dtype") ? "dtype" : "torch_dtype", "\"bfloat16\", \"float16\" or \"float32\"");
 }
 
-// The published form: linear_attn_config with two 1-based lists that together name every layer once.
+// The published form: linear_attn_config with 1-based lists that together name every layer once. gdn_layers is Linnet's addition.
 void read_published_layers(const JsonFields& f, int64_t n_layers, ModelConfig& c) {
   const JsonFields linear = f.object("linear_attn_config");
   c.kda.heads = linear.integer("num_heads", 1, kMaxExtent);
@@ -101,12 +101,15 @@ void read_published_layers(const JsonFields& f, int64_t n_layers, ModelConfig& c
   if (linear.optional_boolean("use_full_rank_gate").value_or(false))
     throw FormatError(cat(linear.place("use_full_rank_gate"), ": a field of Kimi K3, which is not supported"));
   c.mixers.assign(static_cast<size_t>(n_layers), "");
-  for (const char* list : {"kda_layers", "full_attn_layers"})
+  for (const char* list : {"kda_layers", "full_attn_layers", "gdn_layers"}) {
+    const bool extra = std::string_view(list) == "gdn_layers";
+    if (extra && !linear.has(list)) continue;
     for (int64_t layer : linear.integers(list, 1, n_layers)) {
       std::string& mixer = c.mixers[static_cast<size_t>(layer - 1)];
       if (!mixer.empty()) throw FormatError(cat(linear.place(list), ": layer ", layer, " is listed twice"));
-      mixer = std::string_view(list) == "kda_layers" ? "kda" : "mla";
+      mixer = extra ? "gdn" : std::string_view(list) == "kda_layers" ? "kda" : "mla";
     }
+  }
   const auto missing = std::find(c.mixers.begin(), c.mixers.end(), "");
   if (missing != c.mixers.end())
     throw FormatError(cat(f.place("linear_attn_config"), ": layer ", missing - c.mixers.begin() + 1, " of ", n_layers,

@@ -25,18 +25,19 @@ double shortest(float x) {
 }
 
 Json linear_attn_config(const ModelConfig& c) {
-  std::vector<int64_t> kda, full;
+  std::vector<int64_t> kda, full, gdn;
   for (int64_t layer = 0; layer < c.n_layers(); ++layer) {
     const std::string& mixer = c.mixers[static_cast<size_t>(layer)];
-    if (mixer != "kda" && mixer != "mla")
-      throw InvalidArgument(cat("config.json: layer ", layer, ": the published form knows kda and mla, not ", mixer));
-    (mixer == "kda" ? kda : full).push_back(layer + 1);
+    if (mixer != "kda" && mixer != "mla" && mixer != "gdn")
+      throw InvalidArgument(cat("config.json: layer ", layer, ": can say kda, gdn and mla, not ", mixer));
+    (mixer == "kda" ? kda : mixer == "gdn" ? gdn : full).push_back(layer + 1);
   }
   Json json = {{"kda_layers", kda},
                {"full_attn_layers", full},
                {"num_heads", c.kda.heads},
                {"head_dim", c.kda.head_dim},
                {"short_conv_kernel_size", c.kda.conv_width}};
+  if (!gdn.empty()) json["gdn_layers"] = gdn;
   if (c.kda.gate == ops::DecayGateKind::lower_bound) json["gate_lower_bound"] = shortest(c.kda.gate_lower_bound);
   return json;
 }

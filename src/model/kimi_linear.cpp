@@ -1,10 +1,15 @@
 #include "model/kimi_linear.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "core/text.h"
 #include "model/residual/plain.h"
+#include "ops/cross_entropy/cross_entropy.h"
 #include "ops/embed/embed.h"
+#include "ops/embed/embed_bwd.h"
 #include "ops/gemm/gemm.h"
-#include "ops/norm/norm.h"
+#include "ops/norm/norm_bwd.h"
 
 namespace linnet::model {
 
@@ -34,52 +39,183 @@ KimiLinear::KimiLinear(ModelConfig config, DType cache_dtype)
 }
 
 void KimiLinear::prepare() {
-  if (config_.tie_embeddings) head_ = embed_;
   for (Block& block : blocks_) block.mixer->prepare();
+}
+
+void KimiLinear::norm(ConstTensor x, const F32Parameter& weight, Tensor y, const Exec& exec) const {
+  apply("norms", ops::plan_rms_norm,
+        {.x = x,
+         .weight = weight,
+         .y = y,
+         .eps = config_.norm_eps,
+         .round_before_weight = config_.parity.round_norm_before_weight},
+        exec);
 }
 
 // The whole forward pass:  x = embed(ids);  per layer  x += mixer(norm(x)),  x += ffn(norm(x));  out = norm(x).
 void KimiLinear::forward(const Pass& pass, const Exec& exec, const Observer* observe) const {
   const int64_t N = pass.n_tokens(), C = config_.hidden;
-  Workspace& scratch = exec.workspace;
-  const Workspace::Scope scope(scratch);
-  const Tensor stream = scratch.tensor<float>({N, C}), normed = scratch.tensor<float>({N, C}),
-               out = scratch.tensor<float>({N, C});
-  const auto norm = [&](ConstTensor x, const F32Parameter& weight, Tensor y) {
-    apply("norms", ops::plan_rms_norm,
-          {.x = x,
-           .weight = weight,
-           .y = y,
-           .eps = config_.norm_eps,
-           .round_before_weight = config_.parity.round_norm_before_weight},
-          exec);
-  };
-
+  const Workspace::Scope scope(exec.workspace);
+  const Tensor stream = exec.workspace.tensor<float>({N, C});
   ops::embed({.ids = pass.ids, .table = embed_, .y = stream});
-  PlainResidual residual(stream, exec);
   for (int64_t layer = 0; layer < config_.n_layers(); ++layer) {
-    if (observe) (*observe)(layer, residual.read());
-    const Block& block = blocks_[static_cast<size_t>(layer)];
-
-    norm(residual.read(), block.mixer_norm, normed);
-    block.mixer->forward(pass, pass.layer_states(layer), normed, out, exec);
-    residual.write(out);
-
-    norm(residual.read(), block.ffn_norm, normed);
-    block.ffn->forward(normed, out, exec);
-    residual.write(out);
+    if (observe) (*observe)(layer, stream);
+    block_forward(pass, layer, stream, exec, nullptr);
   }
-  const ConstTensor x = residual.read();
   for (size_t i = 0; i < pass.output_rows.size(); ++i) {
     const int64_t row = static_cast<int64_t>(i);
-    std::memcpy(pass.output.row<float>(row), x.row<float>(pass.output_rows[i]), static_cast<size_t>(C) * sizeof(float));
+    std::memcpy(pass.output.row<float>(row), stream.row<float>(pass.output_rows[i]),
+                static_cast<size_t>(C) * sizeof(float));
   }
-  norm(pass.output, final_norm_, pass.output);
+  norm(pass.output, final_norm_, pass.output, exec);
   if (observe) (*observe)(config_.n_layers(), pass.output);
 }
 
+void KimiLinear::block_forward(const Pass& pass, int64_t layer, Tensor stream, const Exec& exec, Tape* tape) const {
+  const int64_t N = stream[0], C = config_.hidden;
+  const Block& block = blocks_[static_cast<size_t>(layer)];
+  const Workspace::Scope scope(exec.workspace);
+  Workspace& memory = kept_in(tape, exec.workspace);
+  const auto matrix = [&](Workspace& in) { return in.tensor<float>({N, C}); };
+  const auto copy_of = [&](const Tensor& t) {
+    const Tensor copy = matrix(memory);
+    std::memcpy(copy.data, t.data, static_cast<size_t>(t.bytes()));
+    return copy;
+  };
+  PlainResidual residual(stream, exec);
+  const Tensor out = matrix(exec.workspace);
+  BlockActivations a;
+  a.x_normed = matrix(memory), a.h_normed = tape ? matrix(memory) : a.x_normed;
+
+  if (tape) a.x = copy_of(stream);
+  norm(residual.read(), block.mixer_norm, a.x_normed, exec);
+  block.mixer->forward(pass, pass.layer_states(layer), a.x_normed, out, exec, tape);
+  residual.write(out);
+
+  if (tape) a.h = copy_of(stream);
+  norm(residual.read(), block.ffn_norm, a.h_normed, exec);
+  block.ffn->forward(a.h_normed, out, exec, tape);
+  residual.write(out);
+  if (tape) tape->push(a);
+}
+
+// dstream [N, C]: in: the gradient of the stream that leaves the block; out: of the one that enters it.
+void KimiLinear::block_backward(const Pass& pass, int64_t layer, Tensor dstream, const Exec& exec, Tape& tape) const {
+  const Block& block = blocks_[static_cast<size_t>(layer)];
+  const BlockActivations& a = tape.pop<BlockActivations>();
+  const Workspace::Scope scope(exec.workspace);
+  const Tensor dnormed = exec.workspace.tensor<float>({dstream[0], config_.hidden});
+  const auto through_norm = [&](ConstTensor x, const F32Parameter& weight) {
+    apply("norms bwd", ops::plan_rms_norm_bwd,
+          {.x = x,
+           .weight = weight,
+           .dy = dnormed,
+           .dx = dstream,
+           .dweight = weight.grad(),
+           .eps = config_.norm_eps,
+           .accumulate = true},
+          exec);
+  };
+  block.ffn->backward(a.h_normed, dstream, dnormed, exec, tape);
+  through_norm(a.h, block.ffn_norm);
+  block.mixer->backward(pass, pass.layer_initial(layer), a.x_normed, dstream, dnormed, exec, tape);
+  through_norm(a.x, block.mixer_norm);
+}
+
+void KimiLinear::start_states(const Pass& pass, int64_t layer) const {
+  const std::vector<StateSpec>& specs = state_specs_[static_cast<size_t>(layer)];
+  const std::span<const LayerState> states = pass.layer_states(layer), initial = pass.layer_initial(layer);
+  for (size_t b = 0; b < states.size(); ++b)
+    for (size_t i = 0; i < specs.size(); ++i) {
+      if (specs[i].lifetime != Lifetime::per_sequence) continue;
+      const size_t bytes = static_cast<size_t>(specs[i].bytes());
+      if (initial.empty()) std::memset(states[b][i], 0, bytes);
+      else std::memcpy(states[b][i], initial[b][i], bytes);
+    }
+}
+
+// Forward, loss, and backward in the opposite order. With Recompute::layer the tape holds one layer at a time.
+void KimiLinear::train(const Pass& pass, const Loss& loss, Recompute recompute, Workspace& memory,
+                       const Exec& exec) const {
+  const int64_t N = pass.n_tokens(), C = config_.hidden, n_layers = config_.n_layers();
+  Workspace& scratch = exec.workspace;
+  const Workspace::Scope scope(scratch), memory_scope(memory);
+  Tape tape(memory);
+  const bool keep_all = recompute == Recompute::none && !loss.forward_only;
+  const Tensor stream = scratch.tensor<float>({N, C}), normed = scratch.tensor<float>({N, C});
+  std::vector<Tensor> inputs;  // of each layer, to run it again
+
+  ops::embed({.ids = pass.ids, .table = embed_, .y = stream});
+  for (int64_t layer = 0; layer < n_layers; ++layer) {
+    if (!keep_all && !loss.forward_only) {
+      inputs.push_back(memory.tensor<float>({N, C}));
+      std::memcpy(inputs.back().data, stream.data, static_cast<size_t>(stream.bytes()));
+    }
+    start_states(pass, layer);
+    if (keep_all) {
+      block_forward(pass, layer, stream, exec, &tape);
+    } else {
+      const Workspace::Scope layer_scope(memory);
+      Tape dropped(memory);
+      block_forward(pass, layer, stream, exec, &dropped);
+    }
+  }
+  norm(stream, final_norm_, normed, exec);
+  const Tensor dstream = loss.forward_only ? Tensor() : scratch.tensor<float>({N, C});
+  apply("head", ops::plan_cross_entropy,
+        {.hidden = normed,
+         .w = head_weight().w,
+         .w_t = loss.forward_only ? ConstTensor() : head_weight().w_t,
+         .target = loss.target,
+         .weight = loss.weight,
+         .nll = loss.nll,
+         .lse = {},
+         .dhidden = dstream,
+         .dw = loss.forward_only ? Tensor() : head_weight().grad,
+         .scale = loss.scale,
+         .z_loss = loss.z_loss,
+         .compute = head_weight().compute()},
+        exec);
+  if (loss.forward_only) return;
+
+  apply("norms bwd", ops::plan_rms_norm_bwd,
+        {.x = stream,
+         .weight = final_norm_,
+         .dy = dstream,
+         .dx = dstream,
+         .dweight = final_norm_.grad(),
+         .eps = config_.norm_eps},
+        exec);
+  for (int64_t layer = n_layers - 1; layer >= 0; --layer) {
+    const Workspace::Scope layer_scope(memory);
+    if (!keep_all) {
+      std::memcpy(stream.data, inputs[static_cast<size_t>(layer)].data, static_cast<size_t>(stream.bytes()));
+      start_states(pass, layer);
+      block_forward(pass, layer, stream, exec, &tape);
+    }
+    block_backward(pass, layer, dstream, exec, tape);
+  }
+  ops::embed_bwd({.ids = pass.ids, .dy = dstream, .dtable = embed_.grad}, exec);
+}
+
+int64_t KimiLinear::tape_bytes_per_token(Recompute recompute) const {
+  const int64_t row = 4 * config_.hidden;
+  int64_t all = 0, largest = 0;
+  for (const Block& block : blocks_) {
+    const int64_t bytes = 4 * row + block.mixer->tape_bytes_per_token() + block.ffn->tape_bytes_per_token();
+    all += bytes, largest = std::max(largest, bytes);
+  }
+  return recompute == Recompute::none ? all : config_.n_layers() * row + largest;
+}
+
+StepReport KimiLinear::after_step(const StepRules& rules) {
+  StepReport report;
+  for (Block& block : blocks_) block.mixer->after_step(rules, report), block.ffn->after_step(rules, report);
+  return report;
+}
+
 void KimiLinear::head(ConstTensor hidden, Tensor logits, const Exec& exec) const {
-  const ops::GemmProblem problem[] = {{.x = hidden, .w = head_, .y = logits}};
+  const ops::GemmProblem problem[] = {{.x = hidden, .w = head_weight(), .y = logits}};
   apply("head", ops::plan_gemm, {problem}, exec);
 }
 

@@ -9,6 +9,16 @@
 
 namespace linnet::model {
 
+// What a training pass asks of the head: see ops/cross_entropy/cross_entropy.h.
+struct Loss {
+  ConstTensor target;  // [N] i32, -1: not scored
+  ConstTensor weight;  // [N] f32, or absent = 1
+  Tensor nll;          // [N] f32: out
+  float scale = 1;     // of the gradients
+  float z_loss = 0;
+  bool forward_only = false;  // evaluation: no gradients, no tape
+};
+
 class KimiLinear {
  public:
   // Makes the parts and the table of a model without parameters in it; load_parameters (load.h) or an initialiser fills it.
@@ -29,6 +39,14 @@ class KimiLinear {
   using Observer = FunctionRef<void(int64_t layer, const ConstTensor& stream)>;
   void forward(const Pass& pass, const Exec& exec, const Observer* observe = nullptr) const;
 
+  // Training: the forward pass over whole sequences (see Pass::initial; output and output_rows are not used), the loss of every
+  // token, and, unless loss.forward_only, the backward pass, which adds to the gradients of all parameters. `memory` holds what
+  // the backward needs of the forward. Throws as forward() does; Unsupported when a mixer has no backward pass.
+  void train(const Pass& pass, const Loss& loss, Recompute recompute, Workspace& memory, const Exec& exec) const;
+  int64_t tape_bytes_per_token(Recompute recompute) const;  // of `memory`, for each token of a pass
+  // After an optimizer step on the masters.
+  StepReport after_step(const StepRules& rules);
+
   // logits [L, V] f32 = head(hidden [L, C] f32), hidden being rows of pass.output.
   void head(ConstTensor hidden, Tensor logits, const Exec& exec) const;
 
@@ -38,14 +56,23 @@ class KimiLinear {
     std::unique_ptr<Mixer> mixer;
     std::unique_ptr<Ffn> ffn;
   };
+  struct BlockActivations {
+    Tensor x, x_normed;  // [N, C] the stream before the mixer, and what the mixer read
+    Tensor h, h_normed;  // the same of the feed-forward part
+  };
+  const MatrixParameter& head_weight() const { return config_.tie_embeddings ? embed_ : head_; }
+  void norm(ConstTensor x, const F32Parameter& weight, Tensor y, const Exec& exec) const;
+  void block_forward(const Pass& pass, int64_t layer, Tensor stream, const Exec& exec, Tape* tape) const;
+  void block_backward(const Pass& pass, int64_t layer, Tensor dstream, const Exec& exec, Tape& tape) const;
+  void start_states(const Pass& pass, int64_t layer) const;
 
   ModelConfig config_;
   TensorTable table_;
   std::vector<std::vector<StateSpec>> state_specs_;
-  ConstTensor embed_;  // [V, C]
+  MatrixParameter embed_;  // [V, C]
   std::vector<Block> blocks_;
   F32Parameter final_norm_;  // [C]
-  ConstTensor head_;         // [V, C]; the embedding when tied
+  MatrixParameter head_;     // [V, C]; unused when tied
 };
 
 }  // namespace linnet::model

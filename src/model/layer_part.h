@@ -8,9 +8,23 @@
 #include "core/exec.h"
 #include "model/config.h"
 #include "model/pass.h"
+#include "model/tape.h"
 #include "model/tensor_table.h"
 
 namespace linnet::model {
+
+// What acts on parameters besides their gradients, once after each optimizer step, on the masters.
+struct StepRules {
+  float qk_clip_tau = 0;  // 0: off. Largest attention logit allowed (QK-clip, Kimi K2 report)
+  float router_bias_rate =
+      0;  // 0: off. Step of the correction bias towards balance (DeepSeek-V3, arXiv:2412.19437, 2.1.2)
+};
+
+// What the parts saw since the last step: worst of the model.
+struct StepReport {
+  float max_logit = 0;     // of attention
+  float max_overload = 0;  // tokens of the busiest expert over the mean, minus 1
+};
 
 // A token mixer. One object a layer; it owns its parameters and holds no state of any sequence.
 class Mixer {
@@ -23,15 +37,28 @@ class Mixer {
   // Called once after the parameters are in place: checks and derives what the forward pass wants.
   virtual void prepare() {}
   // y = mixer(x) for the packed tokens of the pass, advancing `states` [B]. x [N, C] f32 is normed; y [N, C] f32 must not alias it.
-  virtual void forward(const Pass& pass, std::span<const LayerState> states, ConstTensor x, Tensor y,
-                       const Exec& exec) const = 0;
+  // With a tape (a training pass) it pushes one record for backward().
+  virtual void forward(const Pass& pass, std::span<const LayerState> states, ConstTensor x, Tensor y, const Exec& exec,
+                       Tape* tape) const = 0;
+
+  // Pops the record; dx [N, C] = gradient of x given dy [N, C] (dx may not alias dy), and adds to the parameters' gradients.
+  // `initial` are the states that the sequences started from, or empty for zeros; they get no gradient. A mixer for inference
+  // alone need not have one: the default throws Unsupported.
+  virtual void backward(const Pass& pass, std::span<const LayerState> initial, ConstTensor x, ConstTensor dy, Tensor dx,
+                        const Exec& exec, Tape& tape) const;
+  virtual int64_t tape_bytes_per_token() const { return 0; }  // memory that the record's tensors take
+  virtual void after_step(const StepRules&, StepReport&) {}
 };
 
 class Ffn {
  public:
   virtual ~Ffn() = default;
   virtual void tensors(TensorTable& table, const std::string& prefix) = 0;
-  virtual void forward(ConstTensor x, Tensor y, const Exec& exec) const = 0;  // x, y [N, C] f32, not aliased
+  virtual void forward(ConstTensor x, Tensor y, const Exec& exec,
+                       Tape* tape) const = 0;  // x, y [N, C] f32, not aliased
+  virtual void backward(ConstTensor x, ConstTensor dy, Tensor dx, const Exec& exec, Tape& tape) const = 0;
+  virtual int64_t tape_bytes_per_token() const = 0;
+  virtual void after_step(const StepRules&, StepReport&) {}
 };
 
 // The one list of mixers: name in ModelConfig::mixers -> maker. Adding a mixer adds a line to registry.cpp (or, in a test or an

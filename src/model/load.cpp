@@ -37,7 +37,8 @@ void widen(const ConstTensor& from, const Tensor& to) {
   }
 }
 
-void place_row(const formats::Checkpoint& checkpoint, const TensorRow& row, std::set<std::string>& used) {
+// The row's tensor and the name that the file gives it.
+std::pair<std::string, ConstTensor> find_row(const formats::Checkpoint& checkpoint, const TensorRow& row) {
   std::string name = row.name;
   std::optional<ConstTensor> found = checkpoint.find(name);
   if (!found && !row.other_name.empty() && (found = checkpoint.find(row.other_name))) name = row.other_name;
@@ -48,9 +49,14 @@ void place_row(const formats::Checkpoint& checkpoint, const TensorRow& row, std:
   if (without_ones(found->dims()) != without_ones(row.shape))
     throw FormatError(
         cat(checkpoint.place(name), ": expected ", shape_text(row.shape), ", got ", shape_text(found->dims())));
-  if (row.matrix) *row.matrix = ConstTensor(found->data, found->dtype, {row.shape[0], row.shape[1]});
-  else widen(*found, row.f32);
-  used.insert(name);
+  return {std::move(name), *found};
+}
+
+void place_row(const formats::Checkpoint& checkpoint, const TensorRow& row, std::set<std::string>& used) {
+  auto [name, found] = find_row(checkpoint, row);
+  if (row.matrix) row.matrix->w = ConstTensor(found.data, found.dtype, {row.shape[0], row.shape[1]});
+  else widen(found, row.f32);
+  used.insert(std::move(name));
 }
 
 // Marks every exponent that is all ones: NaN or infinity. Returns the first such element of [begin, end), or end.
@@ -129,6 +135,10 @@ LoadedModel load_model(const std::filesystem::path& dir, const LoadOptions& opti
     if (!bad.empty()) throw FormatError(bad);
   }
   return loaded;
+}
+
+void copy_parameter(const formats::Checkpoint& checkpoint, const TensorRow& row, const Tensor& to) {
+  widen(find_row(checkpoint, row).second, to);
 }
 
 std::string find_bad_weight(const LoadedModel& loaded, ThreadPool& pool, const CheckProgress& progress) {

@@ -38,6 +38,10 @@ struct LoadedModel {
 // extra or mis-shaped tensor, a dtype that is no float, a NaN or infinite weight.
 LoadedModel load_model(const std::filesystem::path& dir, const LoadOptions& options, ThreadPool& pool);
 
+// The values of one row of the table, from a checkpoint of any float type, widened into `to` (as many elements, f32, dense).
+// Throws FormatError naming the file and the tensor when it is missing or has another shape.
+void copy_parameter(const formats::Checkpoint& checkpoint, const TensorRow& row, const Tensor& to);
+
 // "file: tensor: element 7: expected a finite number, got nan" of the first tensor in table order with a NaN or infinity; empty when
 // there is none. The model must have its checkpoint.
 std::string find_bad_weight(const LoadedModel& loaded, ThreadPool& pool, const CheckProgress& progress = nullptr);

@@ -54,7 +54,7 @@ ParameterCounts count_parameters(const KimiLinear& model) {
     int64_t n = 1;
     for (int64_t d : row.shape) n *= d;
     const ParameterGroup group = group_of(row.name, config);
-    const DType dtype = !row.matrix ? DType::f32 : *row.matrix ? row.matrix->dtype : config.dtype;
+    const DType dtype = !row.matrix ? DType::f32 : row.matrix->w ? row.matrix->w.dtype : config.dtype;
     Count c{.parameters = n, .bytes = n * size_of(dtype), .active_parameters = n};
     if (group == ParameterGroup::embedding && !config.tie_embeddings) c.active_parameters = n / config.vocab_size;
     if (group == ParameterGroup::experts) c.active_parameters = n * config.moe.experts_per_token / config.moe.experts;

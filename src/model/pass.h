@@ -33,6 +33,9 @@ struct StateSpec {
 // pass; the mixer writes rows [n_past, n_past + n_new).
 using LayerState = std::array<std::byte*, kMaxStateTensors>;
 
+// What a training pass keeps for its backward: all activations, or the input of each layer, whose forward then runs again.
+enum class Recompute : uint8_t { none, layer };
+
 struct Pass {
   ConstTensor ids;                       // [N] i32
   ConstTensor seq_start;                 // [B + 1] i32 packed offsets; equal neighbours = a sequence without new tokens
@@ -41,10 +44,20 @@ struct Pass {
   std::span<const int32_t> output_rows;  // packed tokens whose outputs are wanted, ascending
   Tensor output;  // [output_rows.size(), C] f32: their stream after the final norm, the head's input
 
+  // Training passes only. Every sequence starts here (n_past == 0): before each layer its per-sequence states are set from
+  // `initial`, or to zero when that is empty, so that layers may share the memory behind `states`. Per-token state is not used.
+  std::span<const LayerState> initial;  // [n_layers * B], layer-major; per-sequence tensors only
+  ConstTensor attention_start;  // [B' + 1] i32: packed offsets between which full attention sees; absent: seq_start
+
   int64_t n_tokens() const { return ids[0]; }
   int64_t n_seqs() const { return seq_start[0] - 1; }
   std::span<const LayerState> layer_states(int64_t layer) const {
     return states.subspan(static_cast<size_t>(layer * n_seqs()), static_cast<size_t>(n_seqs()));
+  }
+  const ConstTensor& attention_bounds() const { return attention_start ? attention_start : seq_start; }
+  std::span<const LayerState> layer_initial(int64_t layer) const {
+    if (initial.empty()) return {};
+    return initial.subspan(static_cast<size_t>(layer * n_seqs()), static_cast<size_t>(n_seqs()));
   }
 };
 

@@ -20,6 +20,17 @@ enum class Init : uint8_t {
   dt_bias,  // inverse softplus of exp(U(log 1e-3, log 1e-1)), at least 1e-4
 };
 
+// A matrix of the model. Inference sets w alone; a trainer sets the rest and keeps the memory.
+struct MatrixParameter {
+  ConstTensor w;    // [out, in] f32, bf16 or f16: what products read
+  ConstTensor w_t;  // [in, out] of the same type: its transpose, for gradients
+  Tensor grad;      // [out, in] f32, added to by every backward pass
+  Tensor master;    // [out, in] f32: what the optimizer moves; w is made from it after each step
+
+  operator const ConstTensor&() const { return w; }
+  DType compute() const { return w.dtype == DType::f32 ? DType::f32 : DType::bf16; }  // of gradient products
+};
+
 // Which optimizer updates it (docs/numerics.md): muon = a matrix inside a layer; adamw = embedding, head, vectors;
 // adamw_no_decay = without weight decay.
 enum class OptimizerGroup : uint8_t { muon, adamw, adamw_no_decay, frozen };
@@ -34,31 +45,11 @@ struct TensorRow {
 
   // Exactly one of the two is set. A matrix stays where it is, in the dtype of its file (f32, bf16, f16); a small vector that is
   // always computed with in f32 is widened into memory that its owner gives.
-  ConstTensor* matrix = nullptr;
-  Tensor f32;
+  MatrixParameter* matrix = nullptr;
+  Tensor f32, f32_grad;
 };
 
-class TensorTable {
- public:
-  TensorRow& add_matrix(std::string name, std::vector<int64_t> shape, ConstTensor& slot) {
-    TensorRow row{.name = std::move(name), .shape = std::move(shape)};
-    row.matrix = &slot;
-    return rows_.emplace_back(std::move(row));
-  }
-  TensorRow& add_f32(std::string name, std::vector<int64_t> shape, Tensor memory, Init init) {
-    TensorRow row{.name = std::move(name), .shape = std::move(shape), .init = init};
-    row.group = init == Init::a_log || init == Init::dt_bias ? OptimizerGroup::adamw_no_decay : OptimizerGroup::adamw;
-    row.f32 = memory;
-    return rows_.emplace_back(std::move(row));
-  }
-  const std::vector<TensorRow>& rows() const { return rows_; }
-  int64_t parameters() const;
-
- private:
-  std::vector<TensorRow> rows_;
-};
-
-// Memory of small f32 parameters: an owned tensor.
+// Memory of a small parameter that is computed with in f32, and of its gradient (address space until training touches it).
 class F32Parameter {
  public:
   F32Parameter() = default;
@@ -66,10 +57,34 @@ class F32Parameter {
   operator Tensor() const { return view_; }
   operator ConstTensor() const { return view_; }
   const Tensor& view() const { return view_; }
+  const Tensor& grad() const { return grad_; }
 
  private:
   Buffer memory_;
-  Tensor view_;
+  Tensor view_, grad_;
+};
+
+class TensorTable {
+ public:
+  TensorRow& add_matrix(std::string name, std::vector<int64_t> shape, MatrixParameter& slot) {
+    TensorRow row{.name = std::move(name), .shape = std::move(shape)};
+    row.matrix = &slot;
+    return rows_.emplace_back(std::move(row));
+  }
+  TensorRow& add_f32(std::string name, std::vector<int64_t> shape, Tensor memory, Tensor grad, Init init) {
+    TensorRow row{.name = std::move(name), .shape = std::move(shape), .init = init};
+    row.group = init == Init::a_log || init == Init::dt_bias ? OptimizerGroup::adamw_no_decay : OptimizerGroup::adamw;
+    row.f32 = memory, row.f32_grad = grad;
+    return rows_.emplace_back(std::move(row));
+  }
+  TensorRow& add_f32(std::string name, std::vector<int64_t> shape, const F32Parameter& parameter, Init init) {
+    return add_f32(std::move(name), std::move(shape), parameter.view(), parameter.grad(), init);
+  }
+  const std::vector<TensorRow>& rows() const { return rows_; }
+  int64_t parameters() const;
+
+ private:
+  std::vector<TensorRow> rows_;
 };
 
 }  // namespace linnet::model

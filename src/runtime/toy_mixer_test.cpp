@@ -29,8 +29,8 @@ class ToyMixer : public model::Mixer {
     return {{"sum", DType::f32, {hidden_}, model::Lifetime::per_sequence},
             {"inputs", DType::f32, {hidden_}, model::Lifetime::per_token}};
   }
-  void forward(const model::Pass& pass, std::span<const LayerState> states, ConstTensor x, Tensor y,
-               const Exec&) const override {
+  void forward(const model::Pass& pass, std::span<const LayerState> states, ConstTensor x, Tensor y, const Exec&,
+               model::Tape*) const override {
     for (int64_t b = 0; b < pass.n_seqs(); ++b) {
       float* sum = reinterpret_cast<float*>(states[static_cast<size_t>(b)][0]);
       float* inputs = reinterpret_cast<float*>(states[static_cast<size_t>(b)][1]);
@@ -68,7 +68,7 @@ struct Toy : testing::Test {
     for (const model::TensorRow& row : model->table().rows()) {
       if (row.matrix) {
         memory.push_back(OwnedTensor::normal({row.shape[0], row.shape[1]}, seed++, 0.3));
-        *row.matrix = memory.back();
+        row.matrix->w = memory.back();
       } else {
         for (int64_t i = 0; i < row.f32.elements(); ++i) row.f32.as<float>()[i] = 1;
       }

@@ -1,19 +1,29 @@
 #include "model/mixers/mla.h"
 
-#include <cmath>
+#include <algorithm>
+#include <cstring>
 
-#include "ops/gemm/gemm.h"
-#include "ops/mla/mla.h"
-#include "ops/norm/norm.h"
+#include "model/part_support.h"
+#include "ops/mla/mla_bwd.h"
+#include "ops/norm/norm_bwd.h"
 
 namespace linnet::model {
+namespace {
+
+void scale_row(const Tensor& matrix, int64_t row, float factor) {
+  float* values = matrix.row<float>(row);
+  for (int64_t i = 0; i < matrix[1]; ++i) values[i] *= factor;
+}
+
+}  // namespace
 
 MlaMixer::MlaMixer(const ModelConfig& config, DType cache_dtype)
     : mla_(config.mla),
       hidden_(config.hidden),
       latent_eps_(config.parity.latent_norm_eps > 0 ? config.parity.latent_norm_eps : config.norm_eps),
       cache_dtype_(cache_dtype),
-      latent_norm_({mla_.latent_rank}) {}
+      latent_norm_({mla_.latent_rank}),
+      max_logit_({mla_.heads}) {}
 
 void MlaMixer::tensors(TensorTable& table, const std::string& prefix) {
   const int64_t H = mla_.heads, C = hidden_;
@@ -29,50 +39,120 @@ std::vector<StateSpec> MlaMixer::state() const {
   return {{"latent", cache_dtype_, {mla_.cache_dim()}, Lifetime::per_token}};
 }
 
-void MlaMixer::forward(const Pass& pass, std::span<const LayerState> states, ConstTensor x, Tensor y,
-                       const Exec& exec) const {
-  const int64_t N = x[0], B = pass.n_seqs(), H = mla_.heads, R = mla_.latent_rank;
+int64_t MlaMixer::tape_bytes_per_token() const {
+  return 4 * (mla_.heads * (mla_.query_dim() + mla_.value_dim) + 2 * mla_.cache_dim());
+}
+
+void MlaMixer::forward(const Pass& pass, std::span<const LayerState> states, ConstTensor x, Tensor y, const Exec& exec,
+                       Tape* tape) const {
+  const int64_t N = x[0], H = mla_.heads, R = mla_.latent_rank;
   Workspace& scratch = exec.workspace;
   const Workspace::Scope scope(scratch);
+  Workspace& memory = kept_in(tape, scratch);
+  Activations a;
+  a.q = memory.tensor<float>({N, H, mla_.query_dim()}), a.out = memory.tensor<float>({N, H, mla_.value_dim});
+  a.row = memory.tensor<float>({N, mla_.cache_dim()});
+  a.normed = tape ? memory.tensor<float>({N, mla_.cache_dim()}) : a.row;
+  if (tape) tape->push(a);
 
-  const Tensor q = scratch.tensor<float>({N, H * mla_.query_dim()});
-  const Tensor row = scratch.tensor<float>({N, mla_.cache_dim()});
-  const ops::GemmProblem from_x[] = {{.x = x, .w = q_proj_, .y = q}, {.x = x, .w = kv_a_, .y = row}};
+  const ops::GemmProblem from_x[] = {{.x = x, .w = q_proj_, .y = a.q.reshaped({N, H * mla_.query_dim()})},
+                                     {.x = x, .w = kv_a_, .y = a.row}};
   apply("mla projections", ops::plan_gemm, {from_x}, exec);
 
   // The latent is normed before it is cached; the shared key part is neither normed nor rotated.
-  const Tensor latent = row.columns(0, R);
-  apply("mla projections", ops::plan_rms_norm, {.x = latent, .weight = latent_norm_, .y = latent, .eps = latent_eps_},
-        exec);
-  write_cache(pass, states, row);
+  if (tape) std::memcpy(a.normed.data, a.row.data, static_cast<size_t>(a.row.bytes()));
+  apply("mla projections", ops::plan_rms_norm,
+        {.x = a.row.columns(0, R), .weight = latent_norm_, .y = a.normed.columns(0, R), .eps = latent_eps_}, exec);
 
-  ops::MlaSequence* seqs = scratch.take<ops::MlaSequence>(B);
-  for (int64_t b = 0; b < B; ++b)
-    seqs[b] = {.cache = states[static_cast<size_t>(b)][0], .n_past = pass.n_past[static_cast<size_t>(b)]};
-  const Tensor out = scratch.tensor<float>({N, H, mla_.value_dim});
   apply("mla attention", ops::plan_mla,
-        {.q = q.reshaped({N, H, mla_.query_dim()}),
+        {.q = a.q,
          .kv_b = kv_b_,
-         .seq_start = pass.seq_start,
-         .seqs = seqs,
-         .cache_dtype = cache_dtype_,
+         .seq_start = pass.attention_bounds(),
+         .seqs = tape ? on_tape(pass, a.normed, scratch) : cached(pass, states, a.normed, scratch),
+         .cache_dtype = tape ? DType::f32 : cache_dtype_,
          .R = R,
          .Dn = mla_.key_dim,
          .Dr = mla_.shared_key_dim,
          .Dv = mla_.value_dim,
-         .out = out,
-         .scale = 1 / std::sqrt(static_cast<float>(mla_.query_dim()))},
+         .out = a.out,
+         .scale = scale()},
         exec);
-  const ops::GemmProblem down[] = {{.x = out.reshaped({N, H * mla_.value_dim}), .w = o_proj_, .y = y}};
+  const ops::GemmProblem down[] = {{.x = a.out.reshaped({N, H * mla_.value_dim}), .w = o_proj_, .y = y}};
   apply("mla output", ops::plan_gemm, {down}, exec);
 }
 
-void MlaMixer::write_cache(const Pass& pass, std::span<const LayerState> states, ConstTensor rows) const {
+void MlaMixer::backward(const Pass& pass, std::span<const LayerState>, ConstTensor x, ConstTensor dy, Tensor dx,
+                        const Exec& exec, Tape& tape) const {
+  const int64_t N = x[0], H = mla_.heads, R = mla_.latent_rank;
+  const Activations& a = tape.pop<Activations>();
+  Workspace& scratch = exec.workspace;
+  const Workspace::Scope scope(scratch);
+
+  const Tensor dout = scratch.tensor<float>({N, H * mla_.value_dim});
+  const ops::GemmBwdProblem down[] = {gradient(a.out.reshaped({N, H * mla_.value_dim}), o_proj_, dy, dout)};
+  apply("mla output bwd", ops::plan_gemm_bwd, {down}, exec);
+
+  const Tensor dq = scratch.tensor<float>({N, H * mla_.query_dim()}),
+               drow = scratch.tensor<float>({N, mla_.cache_dim()});
+  apply("mla attention bwd", ops::plan_mla_bwd,
+        {.q = a.q,
+         .kv_b = kv_b_.w,
+         .kv_b_t = kv_b_.w_t,
+         .latent = a.normed,
+         .seq_start = pass.attention_bounds(),
+         .out = a.out,
+         .dout = dout.reshaped({N, H, mla_.value_dim}),
+         .R = R,
+         .Dn = mla_.key_dim,
+         .Dr = mla_.shared_key_dim,
+         .Dv = mla_.value_dim,
+         .dq = dq.reshaped({N, H, mla_.query_dim()}),
+         .dlatent = drow,
+         .dkv_b = kv_b_.grad,
+         .max_logit = max_logit_.view(),
+         .scale = scale(),
+         .compute = kv_b_.compute()},
+        exec);
+
+  const Tensor dlatent = drow.columns(0, R);
+  apply("mla projections bwd", ops::plan_rms_norm_bwd,
+        {.x = a.row.columns(0, R),
+         .weight = latent_norm_,
+         .dy = dlatent,
+         .dx = dlatent,
+         .dweight = latent_norm_.grad(),
+         .eps = latent_eps_},
+        exec);
+  const ops::GemmBwdProblem from_x[] = {gradient(x, q_proj_, dq, dx), gradient(x, kv_a_, drow, dx, kAdd)};
+  apply("mla projections bwd", ops::plan_gemm_bwd, {from_x}, exec);
+}
+
+// QK-clip: a head whose largest logit exceeds tau has it brought back to tau. The part of the logit that comes from the latent
+// is divided among query and key; the shared key part is left alone, so its whole share is taken from the query.
+void MlaMixer::after_step(const StepRules& rules, StepReport& report) {
+  float* seen = max_logit_.view().as<float>();
+  for (int64_t h = 0; h < mla_.heads; ++h) {
+    report.max_logit = std::max(report.max_logit, seen[h]);
+    if (rules.qk_clip_tau > 0 && seen[h] > rules.qk_clip_tau) {
+      const float gamma = rules.qk_clip_tau / seen[h], root = std::sqrt(gamma);
+      for (int64_t i = 0; i < mla_.query_dim(); ++i)
+        scale_row(q_proj_.master, h * mla_.query_dim() + i, i < mla_.key_dim ? root : gamma);
+      for (int64_t i = 0; i < mla_.key_dim; ++i) scale_row(kv_b_.master, h * (mla_.key_dim + mla_.value_dim) + i, root);
+    }
+    seen[h] = 0;
+  }
+}
+
+// The cache in the states, after writing the new tokens' rows to it.
+const ops::MlaSequence* MlaMixer::cached(const Pass& pass, std::span<const LayerState> states, ConstTensor rows,
+                                         Workspace& scratch) const {
   const int64_t width = mla_.cache_dim();
   const int32_t* seq_start = pass.seq_start.as<int32_t>();
+  ops::MlaSequence* seqs = scratch.take<ops::MlaSequence>(pass.n_seqs());
   for (int64_t b = 0; b < pass.n_seqs(); ++b) {
     std::byte* cache = states[static_cast<size_t>(b)][0];
-    const int64_t past = pass.n_past[static_cast<size_t>(b)] - seq_start[b];
+    seqs[b] = {.cache = cache, .n_past = pass.n_past[static_cast<size_t>(b)]};
+    const int64_t past = seqs[b].n_past - seq_start[b];
     for (int64_t n = seq_start[b]; n < seq_start[b + 1]; ++n) {
       const float* from = rows.row<float>(n);
       if (cache_dtype_ == DType::bf16) {
@@ -84,6 +164,15 @@ void MlaMixer::write_cache(const Pass& pass, std::span<const LayerState> states,
       }
     }
   }
+  return seqs;
+}
+
+// A training pass: the rows themselves are the cache.
+const ops::MlaSequence* MlaMixer::on_tape(const Pass& pass, ConstTensor rows, Workspace& scratch) const {
+  const ConstTensor& start = pass.attention_bounds();
+  ops::MlaSequence* seqs = scratch.take<ops::MlaSequence>(start[0] - 1);
+  for (int64_t b = 0; b + 1 < start[0]; ++b) seqs[b] = {.cache = rows.row<float>(start.as<int32_t>()[b]), .n_past = 0};
+  return seqs;
 }
 
 }  // namespace linnet::model

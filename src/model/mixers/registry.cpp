@@ -4,7 +4,7 @@
 #include "core/errors.h"
 #include "core/text.h"
 #include "model/layer_part.h"
-#include "model/mixers/kda.h"
+#include "model/mixers/delta.h"
 #include "model/mixers/mla.h"
 
 namespace linnet::model {
@@ -12,7 +12,14 @@ namespace {
 
 std::map<std::string, MixerMaker>& makers() {
   static std::map<std::string, MixerMaker> map = {
-      {"kda", [](const ModelConfig& c, DType) -> std::unique_ptr<Mixer> { return std::make_unique<KdaMixer>(c); }},
+      {"kda",
+       [](const ModelConfig& c, DType) -> std::unique_ptr<Mixer> {
+         return std::make_unique<DeltaMixer>(c, ops::Decay::per_channel);
+       }},
+      {"gdn",
+       [](const ModelConfig& c, DType) -> std::unique_ptr<Mixer> {
+         return std::make_unique<DeltaMixer>(c, ops::Decay::per_token);
+       }},
       {"mla",
        [](const ModelConfig& c, DType cache) -> std::unique_ptr<Mixer> {
          return std::make_unique<MlaMixer>(c, cache);
@@ -22,6 +29,11 @@ std::map<std::string, MixerMaker>& makers() {
 }
 
 }  // namespace
+
+void Mixer::backward(const Pass&, std::span<const LayerState>, ConstTensor, ConstTensor, Tensor, const Exec&,
+                     Tape&) const {
+  throw Unsupported("mixer: this one has no backward pass: it cannot be trained");
+}
 
 void register_mixer(const std::string& name, MixerMaker maker) { makers()[name] = maker; }
 
