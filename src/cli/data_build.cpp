@@ -62,7 +62,8 @@ int run_data_build(const DataBuildArgs& args) {
   ThreadPool pool(args.threads);
   ProgressLine progress(args.out.string(), "bytes");
   const train::ShardManifest manifest =
-      train::build_data(args.out, config, tokenizer, pool, {.max_shard_tokens = args.max_shard_tokens},
+      train::build_data(args.out, config, tokenizer, pool,
+                        {.max_shard_tokens = args.max_shard_tokens, .tokenizer_folder = args.tokenizer},
                         [&](int64_t done, int64_t total) { progress.update(done, total); });
   progress.erase();
   note_skipped(manifest);

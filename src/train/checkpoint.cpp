@@ -10,6 +10,7 @@
 #include "formats/checkpoint_writer.h"
 #include "formats/mapped_file.h"
 #include "formats/safetensors_writer.h"
+#include "train/tokenizer_files.h"
 
 namespace linnet::train {
 namespace {
@@ -22,10 +23,6 @@ constexpr const char* kTrainer = "trainer.json";
 constexpr uint64_t kMaxShardBytes = 5'000'000'000;
 constexpr size_t kMaxTrainerBytes = size_t{64} << 20;
 constexpr int64_t kBlock = 1 << 18;  // elements converted at a time
-
-// What a tokenizer's folder may have beside the first, which it must have.
-constexpr const char* kTokenizerFiles[] = {"tiktoken.model", "tokenizer_config.json", "special_tokens_map.json",
-                                           "chat_template.jinja"};
 
 void check(const CheckpointContents& c, const std::string& place) {
   if (c.step < 0) throw InvalidArgument(cat(place, ": step: expected none below 0, got ", c.step));
@@ -76,17 +73,11 @@ void write_file(const fs::path& path, std::span<const std::byte> bytes) {
   file.commit();
 }
 
-void copy_tokenizer(const fs::path& from, const fs::path& to) {
-  for (const char* name : kTokenizerFiles)
-    if (name == kTokenizerFiles[0] || fs::exists(from / name))
-      write_file(to / name, formats::MappedFile(from / name).bytes());
-}
-
 void write_all(const CheckpointContents& c, const fs::path& to) {
   // Both take their disk space before either is filled.
   formats::CheckpointWriter model(to, specs_of(c.model), kMaxShardBytes);
   formats::SafetensorsWriter optimizer(to / kOptimizer, specs_of(c.optimizer), {});
-  if (!c.tokenizer_folder.empty()) copy_tokenizer(c.tokenizer_folder, to);
+  if (!c.tokenizer_folder.empty()) copy_tokenizer_files(c.tokenizer_folder, to);
   for (const auto& [name, text] : c.texts) write_file(to / name, std::as_bytes(std::span(text)));
   append_all(c.model, model);
   append_all(c.optimizer, optimizer);

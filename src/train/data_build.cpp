@@ -11,6 +11,7 @@
 #include "core/text.h"
 #include "formats/atomic_file.h"
 #include "train/documents.h"
+#include "train/tokenizer_files.h"
 #include "train/tokenizer_train.h"
 
 namespace linnet::train {
@@ -174,6 +175,10 @@ ShardManifest build_data(const fs::path& dir, const DataConfig& config, const fo
     builder.finish(source);
     done += files[i].bytes;
     manifest.sources.push_back(std::move(source));
+  }
+  if (!options.tokenizer_folder.empty()) {
+    make_folder(dir / kTokenizerFolder);
+    copy_tokenizer_files(options.tokenizer_folder, dir / kTokenizerFolder);
   }
   formats::AtomicFile file(dir / kManifestFile);
   file.append(manifest_json(manifest));

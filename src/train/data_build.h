@@ -14,6 +14,7 @@ namespace linnet::train {
 
 struct DataBuildOptions {
   int64_t max_shard_tokens = int64_t{1} << 28;  // a shard ends after the document that reaches it
+  std::filesystem::path tokenizer_folder;       // whose files are copied beside the shards; empty: none
 };
 
 // Reads every document of the config, encodes it (names of special tokens in it are text), and writes it with its begin and end

@@ -9,6 +9,7 @@
 #include "formats/mapped_file.h"
 #include "train/shard_manifest.h"
 #include "train/token_shard_file.h"
+#include "train/tokenizer_files.h"
 
 namespace linnet::train {
 
@@ -134,6 +135,11 @@ TokenShards TokenShards::from_documents(int32_t vocab_size, std::span<const std:
 
 const ShardIdentity& TokenShards::identity() const { return state_->identity; }
 const std::vector<ShardSource>& TokenShards::sources() const { return state_->sources; }
+std::filesystem::path TokenShards::tokenizer_folder() const {
+  const std::filesystem::path folder = state_->dir / kTokenizerFolder;
+  return !state_->dir.empty() && std::filesystem::exists(folder) ? folder : std::filesystem::path();
+}
+
 const std::filesystem::path& TokenShards::dir() const { return state_->dir; }
 
 void TokenShards::require_tokenizer(const formats::Tokenizer& tokenizer) const {

@@ -12,6 +12,7 @@
 
 #include "core/dtype.h"
 #include "model/config.h"
+#include "model/pass.h"
 #include "train/token_shards.h"
 
 namespace linnet::train {
@@ -31,7 +32,7 @@ enum class StatePolicy : uint8_t {
 };
 
 enum class ScheduleKind : uint8_t { constant, cosine, wsd };
-enum class Recompute : uint8_t { none, layer };
+using model::Recompute;
 
 struct ModelSource {
   model::ModelConfig config;    // of the inline object, of the file, or of the folder's config.json
