@@ -119,7 +119,7 @@ TEST_F(Toy, unknown_mixers_are_named) {
   config.vocab_size = V, config.hidden = C, config.context = 10, config.dense_width = 4;
   config.mixers = {"mamba"}, config.ffns = {model::FfnKind::dense};
   EXPECT_EQ(formats::error_of<InvalidArgument>([&] { model::KimiLinear(config, DType::f32); }),
-            "mixer: expected one of kda, mla, toy, got mamba");
+            "mixer: expected one of gdn, kda, mla, toy, got mamba");
 }
 
 }  // namespace
