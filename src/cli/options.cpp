@@ -10,6 +10,7 @@
 #include "cli/synth.h"
 #include "cli/tokenize.h"
 #include "cli/tokenizer_train.h"
+#include "cli/train.h"
 #include "core/text.h"
 
 namespace linnet::cli {
@@ -249,6 +250,22 @@ void add_synth(CLI::App& app, Action& action) {
   c->add_option("-t,--threads", a->threads, "threads (default: one per physical core)");
 }
 
+void add_train(CLI::App& app, Action& action) {
+  std::shared_ptr<TrainArgs> a;
+  CLI::App* c = add_command(app, action, "train", "Train models from token shards", a, run_train);
+  c->add_option("CONFIG", a->config, "JSON file that says what to train; examples/train has some")->type_name("FILE");
+  c->add_option("--set", a->set, "KEY=VALUE in place of what CONFIG says, as optimizer.muon.lr=0.001; may be repeated")
+      ->take_all()
+      ->expected(1)
+      ->type_name("KEY=VALUE");
+  c->add_flag("--resume", a->resume, "go on from the last checkpoint, bit for bit");
+  c->add_flag("--describe", a->describe, "list the fields of CONFIG: default and meaning");
+  c->add_option("-t,--threads", a->threads, "threads (default: as CONFIG says, else one per physical core)");
+  c->footer(
+      "Checkpoints, log.jsonl and report.html go to the folder checkpoint.folder. Ctrl-C saves and ends with status "
+      "130; a run that was killed loses what it did since its last checkpoint.");
+}
+
 }  // namespace
 
 void declare_commands(CLI::App& app, Action& action) {
@@ -258,6 +275,7 @@ void declare_commands(CLI::App& app, Action& action) {
   add_tokenize(app, action);
   add_tokenizer(app, action);
   add_data(app, action);
+  add_train(app, action);
   add_perplexity(app, action);
   add_bench(app, action);
   add_synth(app, action);
