@@ -233,7 +233,7 @@ TEST(bad_input, ids_files) {
   expect_refusal(logits(R"({"input_ids":{"dtype":"I32","shape":[1,1],"data_offsets":[0,4]}})", four), 3,
                  "[0, 0]: expected an id in [0, 320), got 16843009");
   expect_refusal(linnet({"logits", "--model", model, "--ids", "/no/such", "--out", folder / "out"}), 3, "/no/such");
-  expect_refusal(linnet({"perplexity", "--model", model}), 2, "text files or --ids");
+  expect_refusal(linnet({"perplexity", "--model", model}), 2, "text files or --ids or --data");
   EXPECT_EQ(folder.n_files(), 1u);
 }
 

@@ -206,11 +206,16 @@ void add_perplexity(CLI::App& app, Action& action) {
   add_engine(c, a->engine);
   c->get_option("--context")
       ->description("tokens that are read from an empty state (default: 4096, or the model's if that is less)");
-  c->add_option("FILES", a->files, "text files, each a document; - for stdin")->take_all()->type_name("");
-  c->add_option("--ids", a->ids, "instead: safetensors file with input_ids [B, T], each row a document")
+  ScoredSource& documents = a->documents;
+  c->add_option("FILES", documents.files, "text files, each a document; - for stdin")->take_all()->type_name("");
+  c->add_option("--ids", documents.ids, "instead: safetensors file with input_ids [B, T], each row a document")
       ->type_name("FILE");
+  c->add_option("--data", documents.data, "instead: folder that linnet data build wrote; each source by itself, too")
+      ->type_name("DIR");
+  c->add_option("--split", documents.split, "of --data: held-out or train (default: held-out)");
+  c->add_option("--documents", documents.n_documents, "of --data: only so many, evenly over the split (default: all)");
   c->add_option("--stride", a->stride, "tokens between the beginnings of windows (default: the context)");
-  c->add_flag("--bos", a->bos, "begin each document with the BOS token");
+  c->add_flag("--bos", documents.bos, "begin each text file with the BOS token");
   c->add_flag("--json", a->json, "print one JSON object");
 }
 

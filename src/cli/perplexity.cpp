@@ -5,8 +5,6 @@
 #include <nlohmann/json.hpp>
 #include <numbers>
 
-#include "cli/ids_file.h"
-#include "cli/input.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "core/errors.h"
@@ -18,41 +16,24 @@ namespace {
 
 constexpr int64_t kDefaultWindow = 4096;
 
-struct Documents {
-  std::vector<std::vector<int32_t>> tokens;
-  std::optional<formats::Tokenizer> tokenizer;  // absent: ids came as they are, and bytes are not known
-};
-
-Documents read_documents(const PerplexityArgs& args, int64_t vocab_size) {
-  if (args.files.empty() == args.ids.empty())
-    throw InvalidArgument("perplexity: expected text files or --ids, one of the two");
-  Documents documents;
-  if (!args.ids.empty()) {
-    const IdsFile ids = read_ids_file(args.ids, vocab_size);
-    for (int64_t b = 0; b < ids.n_rows; ++b) documents.tokens.emplace_back(ids.row(b).begin(), ids.row(b).end());
-    return documents;
-  }
-  documents.tokenizer = formats::Tokenizer::load(args.engine.model);
-  for (const std::filesystem::path& file : args.files) {
-    std::vector<int32_t> ids = documents.tokenizer->encode(read_text({.file = file}, "perplexity"));
-    if (args.bos) {
-      if (!documents.tokenizer->bos_id()) throw InvalidArgument("--bos: the tokenizer has no such token");
-      ids.insert(ids.begin(), *documents.tokenizer->bos_id());
-    }
-    if (ids.size() < 2)
-      throw InvalidArgument(cat(file.string(), ": expected at least 2 tokens to score, got ", ids.size()));
-    documents.tokens.push_back(std::move(ids));
-  }
-  return documents;
-}
-
 struct Result {
   runtime::Score score;
   int64_t bytes = 0;  // of the scored tokens; 0: not known
   double bits_per_byte() const { return score.all.nll / std::numbers::ln2 / static_cast<double>(bytes); }
+  void add(const Result& other) {
+    score.add(other.score);
+    bytes += other.bytes;
+  }
 };
 
-std::string table(const Result& r) {
+// One of each source of the documents, and of all.
+struct Results {
+  Result all;
+  std::vector<Result> by_group;
+};
+
+std::string table(const Results& results, const std::vector<std::string>& groups) {
+  const Result& r = results.all;
   char text[200];
   std::snprintf(text, sizeof text, "tokens          %s\nloss            %.4f nats a token\nperplexity      %.4f\n",
                 count_text(static_cast<uint64_t>(r.score.all.tokens)).c_str(), r.score.all.mean(),
@@ -71,10 +52,21 @@ std::string table(const Result& r) {
                   count_text(static_cast<uint64_t>(sum.tokens)).c_str(), sum.mean(), std::exp(sum.mean()));
     out += text;
   }
+  if (groups.size() < 2) return out;
+  out += "\nsource                tokens      loss   bits per byte\n";
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const Result& group = results.by_group[g];
+    if (group.score.all.tokens == 0) continue;
+    std::snprintf(text, sizeof text, "%-16.100s %11s %9.4f %15.4f\n", groups[g].c_str(),
+                  count_text(static_cast<uint64_t>(group.score.all.tokens)).c_str(), group.score.all.mean(),
+                  group.bits_per_byte());
+    out += text;
+  }
   return out;
 }
 
-std::string json(const Result& r, const runtime::ScoreOptions& options) {
+std::string json(const Results& results, const std::vector<std::string>& groups, const runtime::ScoreOptions& options) {
+  const Result& r = results.all;
   nlohmann::ordered_json out = {
       {"tokens", r.score.all.tokens}, {"loss", r.score.all.mean()}, {"perplexity", std::exp(r.score.all.mean())},
       {"bits_per_byte", nullptr},     {"window", options.window},   {"stride", options.stride}};
@@ -88,37 +80,63 @@ std::string json(const Result& r, const runtime::ScoreOptions& options) {
                        {"tokens", sum.tokens},
                        {"loss", sum.mean()}});
   }
+  if (groups.size() == 1 && groups[0].empty()) return out.dump(2) + "\n";
+  auto& sources = out["by_source"] = nlohmann::ordered_json::array();
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const Result& group = results.by_group[g];
+    if (group.score.all.tokens == 0) continue;
+    sources.push_back({{"source", groups[g]},
+                       {"tokens", group.score.all.tokens},
+                       {"bytes", group.bytes},
+                       {"loss", group.score.all.mean()},
+                       {"bits_per_byte", group.bits_per_byte()}});
+  }
   return out.dump(2) + "\n";
+}
+
+Results score(runtime::Engine& engine, const ScoredDocuments& documents, const runtime::ScoreOptions& options) {
+  Results results;
+  results.by_group.resize(documents.groups().size());
+  ProgressLine progress("perplexity", "tokens");
+  const int64_t n_tokens = documents.n_tokens();
+  int64_t n_done = 0;
+  for (int64_t d = 0; d < documents.size(); ++d) {
+    const std::vector<int32_t> tokens = documents.tokens(d);
+    if (tokens.size() < 2) continue;  // of shards: nothing stands before its only token
+    Result result;
+    const auto each = [&](int64_t index, double) {
+      result.bytes += documents.bytes_of(tokens[static_cast<size_t>(index)]);
+    };
+    result.score = runtime::score_document(engine, tokens, options, each, [&](int64_t done, int64_t total) {
+      progress.update(n_done + done * std::ssize(tokens) / total, n_tokens);
+      return true;
+    });
+    n_done += std::ssize(tokens);
+    results.all.add(result);
+    results.by_group[documents.group(d)].add(result);
+  }
+  return results;
 }
 
 }  // namespace
 
 int run_perplexity(const PerplexityArgs& args) {
   const auto engine = open_engine(args.engine);
-  const Documents documents = read_documents(args, engine->config().vocab_size);
+  ScoredSource source = args.documents;
+  source.model = args.engine.model;
+  const ScoredDocuments documents(source, engine->config().vocab_size);
   const int64_t window = args.engine.context == 0 ? std::min(kDefaultWindow, engine->context()) : engine->context();
   runtime::ScoreOptions options{.window = window, .stride = args.stride};
   if (options.stride == 0) options.stride = options.window;
 
-  Result result;
-  ProgressLine progress("perplexity", "tokens");
-  for (size_t d = 0; d < documents.tokens.size(); ++d) {
-    const std::vector<int32_t>& tokens = documents.tokens[d];
-    const auto each = [&](int64_t index, double) {
-      if (documents.tokenizer)
-        result.bytes += static_cast<int64_t>(documents.tokenizer->bytes_of(tokens[static_cast<size_t>(index)]).size());
-    };
-    result.score.add(runtime::score_document(*engine, tokens, options, each, [&](int64_t done, int64_t total) {
-      progress.update(done, total);
-      return true;
-    }));
-  }
-  progress.erase();
-  if (!std::isfinite(result.score.all.nll)) {
+  const Results results = score(*engine, documents, options);
+  const runtime::Score::Sum& all = results.all.score.all;
+  if (all.tokens == 0) throw FormatError("perplexity: expected a document of at least 2 tokens, got none");
+  if (!std::isfinite(all.nll)) {
     blame_weights(*engine);
-    throw InternalError(cat("perplexity: expected a finite loss, got ", result.score.all.nll));
+    throw InternalError(cat("perplexity: expected a finite loss, got ", all.nll));
   }
-  print(args.json ? json(result, options) : table(result));
+  print(args.json ? json(results, documents.groups(), options) : table(results, documents.groups()));
   return 0;
 }
 
