@@ -15,9 +15,13 @@ golden.safetensors holds, under the published tensor names:
     NAME/projections [5] f32   its norm, then four sums  sum_i sign_j(i) gradient[i]  over the flat index i
 with sign_j(i) = +1 or -1 as the top bit of core/rng.h's Rng(PROJECTION_SEED, j).bits(i) is 0 or 1, and
     NAME/float32_error [1] f32  |float32 gradient - gradient| / |gradient|, norms
+    NAME/bf16_projections [5] f32, bf16_loss [1] f32
+        the same of the model whose matrices, but for the convolutions' taps, are first rounded to bf16 (and then computed with in
+        double, as everything here)
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -46,6 +50,7 @@ def mix64(x):
     return x ^ (x >> 31)
 
 
+@functools.lru_cache(maxsize=None)
 def signs(stream, n):
     key = mix64(PROJECTION_SEED ^ mix64(stream))
     return torch.tensor([-1.0 if mix64(key ^ mix64(i)) >> 63 else 1.0 for i in range(n)], dtype=torch.float64)
@@ -119,6 +124,24 @@ def slope_error(model):
     return abs((at(step) - at(-step)) / (2 * step) / length - 1).item()
 
 
+def gradients(model):
+    loss = loss_of(model)
+    loss.backward()
+    return loss, published(model)
+
+
+@torch.no_grad()
+def round_matrices(model):
+    for name, p in model.named_parameters():
+        if p.dim() > 1 and not re.search("conv1d|A_log", name):
+            p.copy_(p.bfloat16())
+
+
+def projections(g):
+    flat = g.flatten()
+    return torch.stack([flat.norm()] + [(signs(j, len(flat)) * flat).sum() for j in range(4)]).float()
+
+
 def published(model):
     """The gradients of the model's fused parameters, split and named as in the published checkpoint."""
     named = {}
@@ -158,10 +181,11 @@ def main():
         slope = slope_error(model)
     assert slope < 1e-7, slope
     exact = published(model)
-    model = load(torch.float32)
-    loss_f32 = loss_of(model)
-    loss_f32.backward()
-    rough = published(model)
+    loss_f32, rough = gradients(load(torch.float32))
+    model = load(torch.float64)
+    round_matrices(model)
+    with widened():
+        loss_bf16, rounded = gradients(model)
     check_names(exact)
     ids, targets, start = documents()
     tensors = {
@@ -169,17 +193,17 @@ def main():
         "targets": targets.int(),
         "seq_start": start.int(),
         "loss": loss.detach().float().reshape(1),
+        "bf16_loss": loss_bf16.detach().float().reshape(1),
     }
     worst = (0, "")
     for name, g in sorted(exact.items()):
         if PROJECTED.search(name):
-            flat = g.flatten()
-            values = [flat.norm()] + [(signs(j, len(flat)) * flat).sum() for j in range(4)]
-            tensors[name + "/projections"] = torch.stack(values).float()
+            tensors[name + "/projections"] = projections(g)
         else:
             tensors[name] = g.float().contiguous()
         error = ((rough[name] - g).norm() / g.norm()).item() if g.norm() > 0 else 0.0
         tensors[name + "/float32_error"] = torch.tensor([error])
+        tensors[name + "/bf16_projections"] = projections(rounded[name])
         worst = max(worst, (error, name))
     OUT.mkdir(exist_ok=True)
     file = OUT / "golden.safetensors"
@@ -194,6 +218,7 @@ def main():
         "transformers": transformers.__version__,
         "loss": loss.item(),
         "loss_float32": loss_f32.item(),
+        "loss_of_bf16_matrices": loss_bf16.item(),
         "slope_error": slope,
         "worst_float32_error": {"tensor": worst[1], "relative": worst[0]},
     }
