@@ -17,7 +17,7 @@ struct CrossEntropyArgs {
   ConstTensor target;  // [N] i32, -1 or in [0, V)
   ConstTensor weight;  // [N] f32, or absent = 1
   Tensor nll;          // [N] f32, overwritten
-  Tensor lse;          // [N] f32, overwritten; absent: not wanted
+  Tensor lse;          // [N] f32, overwritten, also where the target is -1; absent: not wanted
   Tensor dhidden;  // [N, C] f32, row stride free, overwritten; must not alias hidden. Absent: no gradients (evaluation)
   Tensor dw;       // [V, C] f32, dense, added to; absent with dhidden
   float scale = 1;  // of the gradients: usually 1 / sum of weights of the whole step

@@ -94,12 +94,13 @@ bool same_x(const GemmBwdProblem& a, const GemmBwdProblem& b) {
 
 void transpose_strip(const Transposition& t, int64_t column) {
   const GemmBwdProblem& p = *t.problem;
-  const float* rows[kTransposeRows];
+  const float* rows[2 * kTransposeRows];
   for (int64_t m = t.begin; m < t.end; m += kTransposeRows) {
-    const int64_t n = std::min(kTransposeRows, t.end - m);
-    for (int64_t i = 0; i < n; ++i) rows[i] = p.x.row<float>(p.rows ? p.rows[m + i] : m + i) + column;
+    const int64_t n = std::min(kTransposeRows, t.end - m), ahead = std::min(kTransposeRows, t.end - m - n);
+    for (int64_t i = 0; i < n + ahead; ++i) rows[i] = p.x.row<float>(p.rows ? p.rows[m + i] : m + i) + column;
     transpose_block({.rows = rows,
                      .n = n,
+                     .ahead = ahead,
                      .columns = std::min(t.columns, t.to[0] - column),
                      .to = t.to.data + (column * t.to.row_stride + m - t.begin) * size_of(t.to.dtype),
                      .to_dtype = t.to.dtype,

@@ -58,6 +58,7 @@ void multiply_tile(const Tile& t) noexcept {
         const int64_t done = n + kRows;
         b.w = here ? t.w + (n * t.w_stride + k0) * 2 : t.scratch + (n - in_place) * kTileRowBytes;
         b.stride = here ? t.w_stride * 2 : kTileRowBytes;
+        if (t.accumulate && k0 + depth == t.k && n % kStoreRows == 0) prefetch_part(t, p, last - p + 1, n, kStoreRows);
         b.after = done < t.n ? b.w + kRows * b.stride : t.w + (k0 + depth) * 2;
         if (last > p) Kernel::template multiply<2>(b);
         else Kernel::template multiply<1>(b);

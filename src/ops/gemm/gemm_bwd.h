@@ -17,11 +17,14 @@ struct GemmBwdProblem {
   Tensor dw;                      // [N, K] f32, row stride free, added to; absent: not wanted
   const int32_t* rows = nullptr;  // [M] rows of x; null: row(m) = m
   bool accumulate_dx = false;
-  DType compute = DType::bf16;  // bf16: x and dy rounded to bf16 where the CPU has such products; f32: never rounded
+  // bf16: where the CPU has such products, x and dy are rounded to bf16 (for dx: when w_t is bf16 and M > kGemvRows);
+  // f32: nothing is ever rounded.
+  DType compute = DType::bf16;
 };
 
 // A batch of independent gradients, run together. Sums are f32. dx of one problem may be dx of a later one with accumulate_dx:
-// they are added in the order of the list. M == 0 is allowed. Bits do not depend on the thread count.
+// they are added in the order of the list; likewise dw. No other outputs overlap, and no output overlaps an input. M == 0 is
+// allowed. Scratch does not grow with M. Bits do not depend on the thread count, nor on the other problems.
 struct GemmBwdArgs {
   std::span<const GemmBwdProblem> problems;
 };

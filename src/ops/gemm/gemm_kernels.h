@@ -50,8 +50,8 @@ PackColumnPanels pack_column_panels_f32, pack_column_panels_bf16;
 // to[c][r] = rows[r][c] for n <= kTransposeRows rows and `columns` columns, f32 or rounded to bf16 (nearest even).
 constexpr int64_t kTransposeRows = 32;  // a cache line of bf16
 struct TransposeBlock {
-  const float* const* rows;  // [n]
-  int64_t n, columns;
+  const float* const* rows;  // [n + ahead]: those after the first n are used next, and prefetched
+  int64_t n, ahead, columns;
   std::byte* to;
   DType to_dtype;     // f32 or bf16
   int64_t to_stride;  // elements
@@ -84,6 +84,14 @@ extern const TileKernel kTilesAmx;         // the same
 // Turns part of a finished tile back into y: panels [panel, panel + panels), rows [n0, n0 + rows) of w, cut to the
 // tile's extents. Kernels do so block by block, while what they compute next hides the misses of y.
 void store_part(const Tile& tile, int64_t panel, int64_t panels, int64_t n0, int64_t rows) noexcept;
+
+// Asks for the part of y that store_part will add to: without it each of its short runs of a row is a miss.
+inline void prefetch_part(const Tile& t, int64_t panel, int64_t panels, int64_t n0, int64_t rows) {
+  constexpr int64_t kLine = 16;
+  const int64_t m_end = panel * kPanelRows + panels * kPanelRows, n_end = n0 + rows;
+  for (int64_t m = panel * kPanelRows; m < (m_end < t.m ? m_end : t.m); ++m)
+    for (int64_t n = n0; n < (n_end < t.n ? n_end : t.n); n += kLine) __builtin_prefetch(t.y + m * t.y_stride + n, 1);
+}
 
 // y[m][n] (+)= sum_k w(n, k) * x[m][k] for few rows of x, given by pointer, and rows [0, n) of w.
 struct Strip {

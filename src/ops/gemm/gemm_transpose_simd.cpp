@@ -9,6 +9,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/gemm/gemm_transpose_simd.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -25,42 +26,40 @@ HWY_INLINE void put(V v, bf16* to) {
   hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(round_bf16(D(), v))), d16, reinterpret_cast<uint16_t*>(to));
 }
 
-// Four columns of kTransposeRows rows to[j][0 .. kTransposeRows).
+// Columns pass in chunks through a copy that lies in L1 whatever the rows' distance: those of a matrix 4096 bytes wide would
+// drive each other out of it.
+constexpr int64_t kChunk = 64;
+
 template <class T>
-HWY_INLINE void transpose_columns(const float* const* rows, int64_t column, T* to, int64_t stride) {
-  for (int64_t r = 0; r < kTransposeRows; r += kLanes) {
-    const Columns c = load_columns(rows + r, column);
-    for (int64_t j = 0; j < 4; ++j) put(c.v[j], to + j * stride + r);
+void transpose_chunk(const TransposeBlock& b, int64_t column, T* to) {
+  const int64_t n = std::min(kChunk, b.columns - column);
+  alignas(64) float copy[kTransposeRows][kChunk];
+  const float* rows[kTransposeRows];
+  for (int64_t r = 0; r < kTransposeRows; ++r) {
+    const float* from = b.rows[std::min(r, b.n - 1)] + column;  // beyond the last row: the last again
+    rows[r] = copy[r];
+    if (n == kChunk) std::copy_n(from, kChunk, copy[r]);
+    else std::fill(std::copy_n(from, n, copy[r]), copy[r] + kChunk, 0.0f);
+    for (int64_t c = 0; r < b.ahead && c < n; c += 16) hwy::Prefetch(b.rows[b.n + r] + column + c);
+  }
+  for (int64_t c = 0; c < n; c += 4) {
+    const bool whole = b.n == kTransposeRows && c + 4 <= n;
+    alignas(64) T part[4][kTransposeRows];
+    T* const out = whole ? to + c * b.to_stride : part[0];
+    const int64_t stride = whole ? b.to_stride : kTransposeRows;
+    for (int64_t r = 0; r < kTransposeRows; r += kLanes) {
+      const Columns v = load_columns(rows + r, c);
+      for (int64_t j = 0; j < 4; ++j) put(v.v[j], out + j * stride + r);
+    }
+    for (int64_t j = 0; !whole && j < std::min<int64_t>(4, n - c); ++j)
+      std::memcpy(to + (c + j) * b.to_stride, part[j], static_cast<size_t>(b.n) * sizeof(T));
   }
 }
 
 template <class T>
 void transpose_of(const TransposeBlock& b) {
-  const float* rows[kTransposeRows];  // beyond the last row: the last again
-  for (int64_t r = 0; r < kTransposeRows; ++r) rows[r] = b.rows[std::min(r, b.n - 1)];
   T* to = reinterpret_cast<T*>(b.to);
-  const int64_t whole = b.columns / 4 * 4;
-  alignas(64) T part[4][kTransposeRows];
-  const auto copy = [&](int64_t column, int64_t columns) {
-    for (int64_t j = 0; j < columns; ++j)
-      std::memcpy(to + (column + j) * b.to_stride, part[j], static_cast<size_t>(b.n) * sizeof(T));
-  };
-  for (int64_t column = 0; column < whole; column += 4) {
-    if (b.n == kTransposeRows) {
-      transpose_columns(rows, column, to + column * b.to_stride, b.to_stride);
-    } else {
-      transpose_columns(rows, column, part[0], kTransposeRows);
-      copy(column, 4);
-    }
-  }
-  if (whole == b.columns) return;
-  float rest[kTransposeRows][4] = {};
-  for (int64_t r = 0; r < kTransposeRows; ++r) {
-    std::copy(rows[r] + whole, rows[r] + b.columns, rest[r]);
-    rows[r] = rest[r];
-  }
-  transpose_columns(rows, 0, part[0], kTransposeRows);
-  copy(whole, b.columns - whole);
+  for (int64_t c = 0; c < b.columns; c += kChunk) transpose_chunk(b, c, to + c * b.to_stride);
 }
 
 void transpose(const TransposeBlock& b) {
@@ -89,10 +88,12 @@ constexpr int64_t kColumnsPerTask = 64;
 // Rows [r, r + n) of `from`, columns [c, c + columns). 16-bit numbers are moved as they are, f16 is made one by one.
 void transpose_part(const ConstTensor& from, const Tensor& to, int64_t r, int64_t n, int64_t c, int64_t columns) {
   if (from.dtype == DType::f32 && to.dtype != DType::f16) {
-    const float* rows[gemm::kTransposeRows];
-    for (int64_t i = 0; i < n; ++i) rows[i] = from.row<float>(r + i) + c;
+    const float* rows[2 * gemm::kTransposeRows];
+    const int64_t ahead = std::min(gemm::kTransposeRows, from[0] - r - n);
+    for (int64_t i = 0; i < n + ahead; ++i) rows[i] = from.row<float>(r + i) + c;
     gemm::transpose_block({.rows = rows,
                            .n = n,
+                           .ahead = ahead,
                            .columns = columns,
                            .to = to.data + (c * to.row_stride + r) * size_of(to.dtype),
                            .to_dtype = to.dtype,

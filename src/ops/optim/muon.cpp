@@ -200,6 +200,19 @@ class Round {
                });
   }
 
+  // B in place of A A, and a X in place of X.
+  void combine() {
+    const auto spans = [](int64_t elements) { return ceil_div(elements, kSpan); };
+    for_tasks([&](const Work& w) { return spans(w.square.elements()) + w.extents.spans(); },
+              [&](const Work& w, int64_t task) {
+                const int64_t before = spans(w.square.elements()), at = (task < before ? task : task - before) * kSpan;
+                const Tensor& t = task < before ? w.fourth : w.x;
+                const int64_t n = std::min(kSpan, t.elements() - at);
+                if (task < before) combine_span(w.square.as<float>() + at, kB, t.as<float>() + at, kC, n);
+                else scale_span(t.as<float>() + at, n, kA);
+              });
+  }
+
   void iterate(bool first) {
     const auto squared = [](const Work& w) { return w.extents.rows * w.extents.rows; };
     copy_operands(first);
@@ -209,11 +222,7 @@ class Round {
         narrow_span(w.square.as<float>() + at, n, copy_of(w.square_as_w) + at);
       });
     multiply([](const Work& w) { return GemmProblem{.x = w.square, .w = w.square_as_w, .y = w.fourth}; });
-    for_spans(squared, [](const Work& w, int64_t at, int64_t n) {
-      combine_span(w.square.as<float>() + at, kB, w.fourth.as<float>() + at, kC, n);
-    });
-    for_spans([](const Work& w) { return w.extents.elements(); },
-              [](const Work& w, int64_t at, int64_t n) { scale_span(w.x.as<float>() + at, n, kA); });
+    combine();
     multiply([](const Work& w) { return GemmProblem{.x = w.fourth, .w = w.x_t, .y = w.x, .accumulate = true}; });
   }
 

@@ -42,8 +42,8 @@ TEST(AdamW, MatchesReference) {
 // From zero moments the first step is lr times the sign of the gradient, whatever its size.
 TEST(AdamW, FirstStepIsTheSignOfTheGradient) {
   const OwnedTensor w = OwnedTensor::zeros({2, 3}), m = OwnedTensor::zeros({2, 3}), v = OwnedTensor::zeros({2, 3});
-  const OwnedTensor grad =
-      OwnedTensor::filled({2, 3}, [](int64_t i) { return (i % 2 ? 1 : -1) * std::pow(10, i - 3.0); });
+  const OwnedTensor grad = OwnedTensor::filled(
+      {2, 3}, [](int64_t i) { return (i % 2 ? 1 : -1) * std::pow(10, static_cast<double>(i) - 3); });
   const AdamWArgs args{.w = w, .m = m, .v = v, .grad = grad, .lr = 0.5f, .step = 1};
   test::run_plan(plan_adamw(args), args);
   for (int64_t i = 0; i < 6; ++i) EXPECT_NEAR(w.f32()[i], i % 2 ? -0.5 : 0.5, 1e-5) << i;
