@@ -43,16 +43,11 @@ class TrainingLine {
   Clock::time_point at_;
 };
 
-void print_fields() {
-  for (const train::FieldDescription& field : train::describe_train_config())
-    print(cat(field.name, "  (", field.default_value, ")\n    ", field.meaning, "\n"));
-}
-
 }  // namespace
 
 int run_train(const TrainArgs& args) {
   if (args.describe) {
-    print_fields();
+    print(train::train_config_help());
     return 0;
   }
   if (args.config.empty()) throw InvalidArgument("train: expected a configuration file; --describe lists its fields");

@@ -18,6 +18,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr const char* kLogFile = "log.jsonl";
 constexpr const char* kReportFile = "report.html";
+// The rate of products is measured for runs that take more FLOP than this: some ten times what measuring takes.
+constexpr double kWorthMeasuring = 1e12;
 constexpr double kSpeedDecay = 0.9;  // of the mean time of a step that is shown
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -37,14 +39,14 @@ int32_t marker_id(const TrainConfig& config, const TokenShards& shards) {
 class Run {
  public:
   Run(const TrainConfig& config, const RunConfig& run, const TokenShards& shards, const RunEvents& events,
-      double gemm_rate, ThreadPool& pool)
+      double& gemm_rate, ThreadPool& pool)
       : config_(config),
         run_(run),
         shards_(shards),
         events_(events),
         gemm_rate_(gemm_rate),
         pool_(pool),
-        folder_(config.checkpoint.folder / run.name) {}
+        folder_(run.name.empty() ? config.checkpoint.folder : config.checkpoint.folder / run.name) {}
 
   RunEnd train(bool resume) {
     const std::optional<SavedCheckpoint> saved = latest_checkpoint(folder_.path());
@@ -59,10 +61,14 @@ class Run {
     }
     RunLog log(folder_.path() / kLogFile, trainer.steps_done());
     last_saved_ = trainer.steps_done(), saved_at_ = Clock::now();
+    const double tokens =
+        static_cast<double>((config_.schedule.steps - trainer.steps_done()) * config_.data.batch_tokens);
+    if (std::isnan(gemm_rate_) && tokens * trainer.flops_per_token() > kWorthMeasuring)
+      gemm_rate_ = ops::measure_gemm_rate(pool_, config_.precision);
     try {
       return loop(trainer, log);
     } catch (...) {
-      write_report(log);  // what there is to see of a run that has failed
+      write_report(trainer, log);  // what there is to see of a run that has failed
       throw;
     }
   }
@@ -88,7 +94,9 @@ class Run {
           (config_.checkpoint.every_minutes > 0 && seconds_since(saved_at_) > 60 * config_.checkpoint.every_minutes))
         save(trainer, log);
     }
-    write_report(log);
+    write_report(trainer, log);
+    if (last_saved_ != trainer.steps_done())
+      throw IoError(cat("the end of the run at step ", trainer.steps_done(), " is not saved: ", not_saved_));
     return trainer.steps_done() < config_.schedule.steps ? RunEnd::stopped : RunEnd::finished;
   }
 
@@ -137,7 +145,7 @@ class Run {
       log.append(EvaluationRecord{
           .step = step, .tokens = step * config_.data.batch_tokens, .loss = e.loss, .bits_per_byte = e.bits_per_byte});
     } catch (const IoError& error) { note(error.what()); }
-    write_report(log);
+    write_report(trainer, log);
   }
 
   // A disk that is full costs this checkpoint, not the run.
@@ -150,18 +158,22 @@ class Run {
       last_saved_ = trainer.steps_done();
       note(cat("saved ", path.string()));
     } catch (const IoError& e) {
-      note(cat("NOT saved: ", e.what(), "; the run goes on, earlier checkpoints are whole"));
+      not_saved_ = e.what();
+      note(not_saved_);
     }
   }
 
-  void write_report(const RunLog& log) {
+  void write_report(const Trainer& trainer, const RunLog& log) {
     try {
       train::write_report(
           folder_.path() / kReportFile,
           {.title = folder_.path().string(),
            .subtitle = cat(count_text(static_cast<uint64_t>(n_parameters_)), " parameters, ",
                            count_text(static_cast<uint64_t>(config_.data.batch_tokens)), " tokens a step"),
-           .runs = {{.name = run_.name, .history = &log.history(), .n_steps = config_.schedule.steps}}});
+           .runs = {{.name = run_.name,
+                     .history = &log.history(),
+                     .n_steps = config_.schedule.steps,
+                     .seconds = trainer.seconds()}}});
     } catch (const IoError& e) { note(e.what()); }
   }
 
@@ -173,11 +185,12 @@ class Run {
   const RunConfig& run_;
   const TokenShards& shards_;
   const RunEvents& events_;
-  double gemm_rate_;
+  double& gemm_rate_;  // FLOP/s of large products; unknown until a run measures it
   ThreadPool& pool_;
   RunFolder folder_;
   double seconds_per_step_ = 0;
   int64_t last_saved_ = 0, n_parameters_ = 0;
+  std::string not_saved_;  // why the last attempt failed
   Clock::time_point saved_at_;
 };
 
@@ -201,7 +214,7 @@ static void write_comparison(const TrainConfig& config, const RunEvents& events)
 
 RunEnd run_training(const TrainConfig& config, bool resume, const RunEvents& events, ThreadPool& pool) {
   const TokenShards shards = TokenShards::open(config.data.folder);
-  const double gemm_rate = ops::measure_gemm_rate(pool, config.precision);
+  double gemm_rate = kUnknown;
   for (const RunConfig& run : config.runs) {
     const RunEnd end = Run(config, run, shards, events, gemm_rate, pool).train(resume);
     if (config.runs.size() > 1) write_comparison(config, events);

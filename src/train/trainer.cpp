@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -70,6 +71,7 @@ Trainer::Trainer(const TrainConfig& config, const RunConfig& run, const TokenSha
 }
 
 StepResult Trainer::step() {
+  const auto start = std::chrono::steady_clock::now();
   StepResult result{.step = step_ + 1};
   const std::vector<Batch> batches = batches_.next_step();
   for (const Batch& batch : batches) result.tokens += batch.n_tokens(), result.scored += batch.n_scored;
@@ -92,6 +94,7 @@ StepResult Trainer::step() {
   parameters_.refresh({pool_, scratch_});
 
   ++step_;
+  seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   usual_loss_ = step_ == 1 ? result.loss : kUsualLossDecay * usual_loss_ + (1 - kUsualLossDecay) * result.loss;
   return result;
 }

@@ -60,6 +60,7 @@ class Trainer {
   Evaluation evaluate();
 
   int64_t steps_done() const { return step_; }
+  double seconds() const { return seconds_; }  // spent in steps, over all resumes
   double epochs() const { return batches_.epochs(); }
   double flops_per_token() const { return flops_per_token_; }  // 6 x active parameters
   const model::KimiLinear& model() const { return model_; }
@@ -87,6 +88,7 @@ class Trainer {
   int32_t marker_;
   double flops_per_token_ = 0;
   int64_t step_ = 0;
+  double seconds_ = 0;
   double usual_loss_ = 0;  // running mean of the last steps, for the spike alarm
 
   // Recurrent states: of the sequences of a pass (shared by all layers), and of the lanes between steps.

@@ -38,6 +38,7 @@ Tensor published_shape(const Parameter& p) {
 TrainerState Trainer::state() const {
   return {.step = step_,
           .tokens = step_ * config_.data.batch_tokens,
+          .seconds = seconds_,
           .data = shards_.identity(),
           .config = canonical_json(config_),
           .numbers = {{"usual_loss", usual_loss_}}};
@@ -76,7 +77,7 @@ void Trainer::restore(const LoadedCheckpoint& checkpoint) {
   }
   if (lane_states_.size() > 0) read_tensor(checkpoint.optimizer, "lane_states", lane_states());
   batches_.seek(formats::read_text_file(checkpoint.path / kPosition, kMaxPositionBytes));
-  step_ = saved.step;
+  step_ = saved.step, seconds_ = saved.seconds;
   usual_loss_ = saved.numbers.at("usual_loss");
   parameters_.refresh({pool_, scratch_});
 }
