@@ -84,6 +84,16 @@ TEST(config, what_is_written_reads_back) {
   }
 }
 
+// Readers elsewhere take layers that no field calls dense for experts.
+TEST(config, layers_without_experts_are_written_as_dense) {
+  ModelConfig c = read_config(kSource + "/examples/configs/tiny.json");
+  std::fill(c.ffns.begin(), c.ffns.end(), FfnKind::dense);
+  const Json written = Json::parse(config_json(c));
+  EXPECT_EQ(written["first_k_dense_replace"], c.n_layers());
+  EXPECT_FALSE(written.contains("num_experts"));
+  EXPECT_EQ(parse(written).ffns, c.ffns);
+}
+
 TEST(config, lower_bounded_gate) {
   Json json = json_of("examples/configs/kimi-linear-48b.json");
   json["linear_attn_config"]["gate_lower_bound"] = -5.0;

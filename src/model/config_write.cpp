@@ -86,6 +86,7 @@ std::string config_json(const ModelConfig& c) {
                {"dtype", published_dtype(c.dtype)}};
   if (c.dense_width > 0) json["intermediate_size"] = c.dense_width;
   if (std::count(c.ffns.begin(), c.ffns.end(), FfnKind::moe) > 0) add_moe(c, json);
+  else json["first_k_dense_replace"] = c.n_layers();  // transformers takes an absent one for 1
   if (c.bos_id >= 0) json["bos_token_id"] = c.bos_id;
   if (c.pad_id >= 0) json["pad_token_id"] = c.pad_id;
   if (c.eos_ids.size() == 1) json["eos_token_id"] = c.eos_ids[0];
