@@ -94,6 +94,18 @@ TEST(config, layers_without_experts_are_written_as_dense) {
   EXPECT_EQ(parse(written).ffns, c.ffns);
 }
 
+TEST(config, missing_tokens_are_written_as_null) {
+  ModelConfig c = read_config(kSource + "/examples/configs/tiny.json");
+  c.bos_id = c.pad_id = -1, c.eos_ids.clear();
+  const Json written = Json::parse(config_json(c));
+  for (const char* key : {"bos_token_id", "pad_token_id", "eos_token_id"})
+    EXPECT_TRUE(written.contains(key) && written[key].is_null()) << key;
+  const ModelConfig again = parse(written);
+  EXPECT_EQ(again.bos_id, -1);
+  EXPECT_EQ(again.pad_id, -1);
+  EXPECT_TRUE(again.eos_ids.empty());
+}
+
 TEST(config, lower_bounded_gate) {
   Json json = json_of("examples/configs/kimi-linear-48b.json");
   json["linear_attn_config"]["gate_lower_bound"] = -5.0;

@@ -87,10 +87,12 @@ std::string config_json(const ModelConfig& c) {
   if (c.dense_width > 0) json["intermediate_size"] = c.dense_width;
   if (std::count(c.ffns.begin(), c.ffns.end(), FfnKind::moe) > 0) add_moe(c, json);
   else json["first_k_dense_replace"] = c.n_layers();  // transformers takes an absent one for 1
-  if (c.bos_id >= 0) json["bos_token_id"] = c.bos_id;
-  if (c.pad_id >= 0) json["pad_token_id"] = c.pad_id;
-  if (c.eos_ids.size() == 1) json["eos_token_id"] = c.eos_ids[0];
-  if (c.eos_ids.size() > 1) json["eos_token_id"] = c.eos_ids;
+  // Null, not absent: for absent ones readers elsewhere take the published vocabulary's.
+  json["bos_token_id"] = c.bos_id >= 0 ? Json(c.bos_id) : Json(nullptr);
+  json["pad_token_id"] = c.pad_id >= 0 ? Json(c.pad_id) : Json(nullptr);
+  json["eos_token_id"] = c.eos_ids.empty()       ? Json(nullptr)
+                         : c.eos_ids.size() == 1 ? Json(c.eos_ids[0])
+                                                 : Json(c.eos_ids);
   return json.dump(2) + "\n";
 }
 
