@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 DOCUMENTS = ('README.md', 'CONTRIBUTING.md', 'docs/*.md', 'src/*/README.md', 'bench/*.md', 'models/*.md')  # * spans folders
 LAUNCHER_COMMANDS = ('test', 'build')
+GROUPS = ('tokenizer', 'data')  # commands that hold commands
 MACHINE_PATH = re.compile(r'(?<![\w.}])/(?:work|root|home/\w+|tmp/wt)/')  # in any tracked text
 MAX_README_LINES = 150
 
@@ -91,7 +92,8 @@ def check_command(line, tree):
             continue
         name, arguments = words[0], words[1:]
         if name in ('./linnet', 'linnet'):
-            command = next((w for w in arguments if not w.startswith('-')), '')
+            names = [w for w in arguments if not w.startswith('-')]
+            command = ' '.join(names[:2 if names[0] in GROUPS else 1]) if names else ''
             if command in LAUNCHER_COMMANDS or re.fullmatch(r'[A-Z.]+', command):
                 continue  # the rest is ctest's; or a placeholder
             text = tree.help_of(command)
@@ -99,7 +101,7 @@ def check_command(line, tree):
                 findings.append(f'`linnet {command}`: no such command')
             else:
                 findings += check_flags(arguments, text, f'linnet {command}')
-        elif name.startswith(('tools/', './tools/', '.ci/')):
+        elif name.startswith(('tools/', './tools/', '.ci/', 'scripts/')):
             if normal(name) not in tree.files:
                 findings.append(f'{name}: no such file')
             else:
@@ -118,7 +120,7 @@ def check_variables(text, tree):
 def check_span(span, folder, tree):
     """Findings in one `span` of code in running text."""
     words = span.split()
-    if words[0] in ('./linnet', 'linnet', 'cmake') or re.match(r'(tools|\.ci)/\w', words[0]):
+    if words[0] in ('./linnet', 'linnet', 'cmake') or re.match(r'(tools|\.ci|scripts)/\w', words[0]):
         return check_command(span, tree)
     if len(words) > 1:
         return []
@@ -204,7 +206,7 @@ def program_help(program):
 
     def help_of(command):
         if command not in known:
-            result = subprocess.run([program, *([command] if command else []), '--help'], stdin=subprocess.DEVNULL,
+            result = subprocess.run([program, *command.split(), '--help'], stdin=subprocess.DEVNULL,
                                     capture_output=True, text=True, timeout=60)
             known[command] = result.stdout if result.returncode == 0 else None
         return known[command]

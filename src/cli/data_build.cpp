@@ -67,6 +67,10 @@ int run_data_build(const DataBuildArgs& args) {
                         [&](int64_t done, int64_t total) { progress.update(done, total); });
   progress.erase();
   note_skipped(manifest);
+  int64_t n_held_out = 0;
+  for (const train::ManifestSource& source : manifest.sources) n_held_out += source.splits[1].documents;
+  if (config.held_out > 0 && n_held_out == 0)
+    note(cat("no document fell into the held-out share of ", config.held_out));
   print(table(manifest));
   return 0;
 }
