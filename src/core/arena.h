@@ -40,6 +40,7 @@ class Workspace {
   explicit Workspace(size_t bytes) : buffer_(bytes) {}
 
   size_t capacity() const { return buffer_.size(); }
+  size_t peak() const { return peak_; }  // bytes of the highest use so far
   void reserve(size_t bytes) {
     if (bytes > capacity()) buffer_ = Buffer(bytes);
   }  // only while nothing is taken
@@ -49,6 +50,7 @@ class Workspace {
     std::byte* at = buffer_.data() + used_;
     used_ += aligned_size(static_cast<size_t>(count) * sizeof(T));
     assert(used_ <= capacity());
+    peak_ = used_ > peak_ ? used_ : peak_;
     return reinterpret_cast<T*>(at);
   }
   template <class T>
@@ -72,7 +74,7 @@ class Workspace {
 
  private:
   Buffer buffer_;
-  size_t used_ = 0;
+  size_t used_ = 0, peak_ = 0;
 };
 
 size_t physical_memory_bytes();   // of the machine

@@ -160,7 +160,7 @@ void visit_fields(Visitor& v, TrainConfigDraft& d) {
   v.section("schedule", [&] { visit_schedule(v, d); });
   v.section("checkpoint", [&] { visit_checkpoint(v, c.checkpoint); });
   v.section("evaluation", [&] { visit_evaluation(v, c.evaluation); });
-  v.choice("recompute", Recompute::layer,
+  v.choice("recompute", Recompute::none,
            "none; layer: all of a layer is computed again in the backward pass, from its input, in place of being kept",
            c.recompute, Choices<Recompute>{{"none", Recompute::none}, {"layer", Recompute::layer}}, kFree);
   v.integer({"threads", 0, 0, 4096, "0: one for each core", kFree}, c.threads);
