@@ -107,6 +107,17 @@ std::string identity_of(const KimiLinear& model, const formats::Checkpoint& chec
   return text;
 }
 
+// A head beside tied embeddings is a copy of them, for readers that do not tie.
+void expect_tied(const formats::Checkpoint& checkpoint) {
+  const std::optional<ConstTensor> head = checkpoint.find("lm_head.weight"),
+                                   embed = checkpoint.find("model.embed_tokens.weight");
+  if (head->dtype != embed->dtype || head->bytes() != embed->bytes() ||
+      std::memcmp(head->data, embed->data, static_cast<size_t>(head->bytes())) != 0)
+    throw FormatError(
+        cat(checkpoint.place("lm_head.weight"),
+            ": expected a copy of model.embed_tokens.weight (tie_word_embeddings is true), got other values"));
+}
+
 DType default_cache_dtype(const formats::Checkpoint& checkpoint) {
   const std::optional<ConstTensor> embed = checkpoint.find("model.embed_tokens.weight");
   return embed && embed->dtype == DType::f32 ? DType::f32 : DType::bf16;
@@ -125,7 +136,8 @@ LoadedModel load_model(const std::filesystem::path& dir, const LoadOptions& opti
   std::set<std::string> used;
   for (const TensorRow& row : model->table().rows()) place_row(checkpoint, row, used);
   for (const std::string& name : checkpoint.names())
-    if (!used.contains(name) && !(model->config().tie_embeddings && name == "lm_head.weight"))
+    if (name == "lm_head.weight" && model->config().tie_embeddings) expect_tied(checkpoint);
+    else if (!used.contains(name))
       throw FormatError(cat(checkpoint.place(name), ": a tensor that this architecture does not have"));
   model->prepare();
   std::string identity = identity_of(*model, checkpoint, cache_dtype);

@@ -2,8 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <functional>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "core/errors.h"
 #include "formats/file_test_support.h"
@@ -66,6 +68,25 @@ TEST(load, nan_and_infinite_weights_are_named) {
   EXPECT_THAT(refusal({.data = poison("model.layers.0.self_attn.dt_bias", 0, -kInf)}),
               AllOf(HasSubstr("dt_bias: element 0"), HasSubstr("got infinity")));
   EXPECT_THAT(refusal({.data = poison("lm_head.weight", 320 * 64 - 1, kNan)}), HasSubstr("element 20479"));
+}
+
+TEST(load, a_head_beside_tied_embeddings_is_a_copy_of_them) {
+  const auto tied = [](const ScratchFolder& folder, const Edit& edit) {
+    write_edited(folder / "m", edit);
+    auto config = nlohmann::json::parse(formats::contents(folder / "m" / "config.json"));
+    config["tie_word_embeddings"] = true;
+    std::ofstream(folder / "m" / "config.json") << config;
+    return folder / "m";
+  };
+  const ScratchFolder without, same, other;
+  EXPECT_NO_THROW(load(tied(without, {.drop = "lm_head.weight"})));
+  const formats::Checkpoint golden = formats::Checkpoint::open(kGoldenFolder);
+  EXPECT_NO_THROW(load(tied(same, {.data = [&](const std::string& name, std::vector<std::byte>& bytes) {
+                              const ConstTensor embed = *golden.find("model.embed_tokens.weight");
+                              if (name == "lm_head.weight") std::memcpy(bytes.data(), embed.data, bytes.size());
+                            }})));
+  EXPECT_THAT(formats::error_of<FormatError>([&] { load(tied(other, {})); }),
+              HasSubstr("lm_head.weight: expected a copy of model.embed_tokens.weight"));
 }
 
 TEST(load, shapes_may_differ_in_extents_of_one) {

@@ -24,15 +24,28 @@ constexpr double kSpeedDecay = 0.9;  // of the mean time of a step that is shown
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-int32_t marker_id(const TrainConfig& config, const TokenShards& shards) {
-  if (config.data.loss_after.empty()) return -1;
+// The ids of the special tokens that the run depends on.
+struct SpecialIds {
+  int32_t marker = -1;       // of data.loss_after; -1: none
+  std::vector<int64_t> end;  // of the token after each document
+};
+
+SpecialIds special_ids(const TrainConfig& config, const TokenShards& shards) {
+  SpecialIds ids;
+  if (shards.tokenizer_folder().empty()) {
+    if (config.data.loss_after.empty()) return ids;
+    throw InvalidArgument(cat("data.loss_after: ", shards.dir().string(), " has no tokenizer to look it up in"));
+  }
   const auto tokenizer = formats::Tokenizer::load(shards.tokenizer_folder());
-  const std::optional<formats::TokenId> id = tokenizer.special_id(config.data.loss_after);
-  if (!id)
+  if (const auto end = tokenizer.special_id(shards.end_token())) ids.end = {*end};
+  if (config.data.loss_after.empty()) return ids;
+  const std::optional<formats::TokenId> marker = tokenizer.special_id(config.data.loss_after);
+  if (!marker)
     throw InvalidArgument(cat("data.loss_after: expected the name of a special token of ",
                               shards.tokenizer_folder().string(), ", got \"", printable(config.data.loss_after, 60),
                               "\""));
-  return *id;
+  ids.marker = *marker;
+  return ids;
 }
 
 // One model from start to end.
@@ -54,7 +67,9 @@ class Run {
       throw InvalidArgument(cat(folder_.path().string(), ": expected a folder without checkpoints, got one with step ",
                                 saved->step, "; --resume goes on from there"));
     plan_memory();
-    Trainer trainer(config_, run_, shards_, marker_id(config_, shards_), pool_);
+    const SpecialIds special = special_ids(config_, shards_);
+    if (run_.model.config.eos_ids.empty()) run_.model.config.eos_ids = special.end;  // for whoever generates from it
+    Trainer trainer(config_, run_, shards_, special.marker, pool_);
     if (saved) {
       trainer.restore(load_checkpoint(*saved));
       note(cat("going on from ", saved->path.string()));
@@ -182,7 +197,7 @@ class Run {
   }
 
   const TrainConfig& config_;
-  const RunConfig& run_;
+  RunConfig run_;
   const TokenShards& shards_;
   const RunEvents& events_;
   double& gemm_rate_;  // FLOP/s of large products; unknown until a run measures it

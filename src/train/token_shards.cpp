@@ -42,6 +42,7 @@ std::string hex(uint64_t value) {
 
 struct TokenShards::State {
   std::filesystem::path dir;
+  std::string end_token;
   ShardIdentity identity;
   std::vector<ShardSource> sources;
   std::vector<Shard> shards[kSplits];
@@ -95,6 +96,7 @@ TokenShards TokenShards::open(const std::filesystem::path& dir) {
   auto state = std::make_shared<State>();
   state->dir = dir;
   state->identity = {manifest.ids.vocab_size, manifest.ids.tokenizer_hash, 0};
+  state->end_token = manifest.end_token;
   for (const ManifestSource& source : manifest.sources) {
     ShardSource out{.name = source.config.name, .licence = source.config.licence};
     for (size_t split = 0; split < kSplits; ++split) state->open_split(source, split, manifest.ids, out);
@@ -135,6 +137,8 @@ TokenShards TokenShards::from_documents(int32_t vocab_size, std::span<const std:
 
 const ShardIdentity& TokenShards::identity() const { return state_->identity; }
 const std::vector<ShardSource>& TokenShards::sources() const { return state_->sources; }
+const std::string& TokenShards::end_token() const { return state_->end_token; }
+
 std::filesystem::path TokenShards::tokenizer_folder() const {
   const std::filesystem::path folder = state_->dir / kTokenizerFolder;
   return !state_->dir.empty() && std::filesystem::exists(folder) ? folder : std::filesystem::path();

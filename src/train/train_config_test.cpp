@@ -146,7 +146,7 @@ TEST(train_config, every_field_is_read_and_written_back) {
                                            "evaluation.every_steps=0",
                                            "evaluation.tokens=1000",
                                            "evaluation.split=train",
-                                           "recompute=none",
+                                           "recompute=layer",
                                            "threads=2",
                                            "spike_factor=0",
                                            "stop_step=99"};
@@ -293,7 +293,7 @@ TEST(train_config, names_the_first_difference) {
   };
   EXPECT_EQ(difference({}, {}), "");
   EXPECT_EQ(difference({"threads=1", "checkpoint.folder=a"},
-                       {"threads=2", "checkpoint.folder=b", "stop_step=5", "evaluation.tokens=9", "recompute=none"}),
+                       {"threads=2", "checkpoint.folder=b", "stop_step=5", "evaluation.tokens=9", "recompute=layer"}),
             "");
   EXPECT_EQ(difference({"optimizer.muon.lr=0.002"}, {"optimizer.muon.lr=0.001", "schedule.steps=9"}),
             "optimizer.muon.lr: 0.002 when the checkpoint was written, 0.001 now");
@@ -301,7 +301,7 @@ TEST(train_config, names_the_first_difference) {
   EXPECT_EQ(difference({}, {"model.linear_attn_config.head_dim=8"}),
             "model.linear_attn_config.head_dim: 16 when the checkpoint was written, 8 now");
   EXPECT_EQ(difference({"model.bos_token_id=1"}, {}),
-            "model.bos_token_id: 1 when the checkpoint was written, not given now");
+            "model.bos_token_id: 1 when the checkpoint was written, null now");
   EXPECT_EQ(first_difference(R"({"runs":[{"name":"a"}]})", R"({"runs":[{"name":"b"}]})"),
             "runs[0].name: \"a\" when the checkpoint was written, \"b\" now");
   EXPECT_THROW(first_difference("{", "{}"), FormatError);

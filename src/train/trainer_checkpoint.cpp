@@ -52,6 +52,9 @@ CheckpointContents Trainer::contents() const {
                     {"generation_config.json", generation_config(config)},
                     {"trainer.json", trainer_json(state())},
                     {kPosition, batches_.position() + "\n"}};
+  // A reader that does not tie finds the head under its own name.
+  if (config.tie_embeddings)
+    contents.model.push_back({.name = "lm_head.weight", .data = parameters_.all()[0].master, .as = config_.precision});
   for (const Parameter& p : parameters_.all()) {
     contents.model.push_back(
         {.name = p.row->name, .data = published_shape(p), .as = p.row->matrix ? config_.precision : DType::f32});

@@ -94,7 +94,8 @@ DeltaMixer::Activations DeltaMixer::activations(int64_t N, Workspace& memory, bo
 
 int64_t DeltaMixer::tape_bytes_per_token() const {
   const int64_t H = kda_.heads, D = kda_.head_dim;
-  return 4 * (11 * H * D + 2 * H * decays() + 2 * D + H);
+  const int64_t low_rank = decay_ == ops::Decay::per_channel ? 2 * D : D;
+  return 4 * (11 * H * D + 2 * H * decays() + low_rank + H);
 }
 
 void DeltaMixer::forward(const Pass& pass, std::span<const LayerState> states, ConstTensor x, Tensor y,
