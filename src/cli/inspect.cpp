@@ -101,13 +101,14 @@ std::string line(const char* name, const std::string& value) {
 std::string architecture_lines(const ModelConfig& c) {
   std::string text = line("model", cat("Kimi Linear, ", c.n_layers(), " layers, hidden ", c.hidden, ", vocabulary ",
                                        count(c.vocab_size), ", context ", count(c.context), " tokens"));
-  const std::vector<int64_t> kda = layers_of(c, "kda"), mla = layers_of(c, "mla");
-  if (!kda.empty())
-    text += line(
-        "KDA", cat(kda.size(), " layers: ", c.kda.heads, " heads of ", c.kda.head_dim, ", convolution ",
-                   c.kda.conv_width, ", ",
+  for (const char* mixer : {"kda", "gdn"})
+    if (const size_t n = layers_of(c, mixer).size(); n > 0)
+      text +=
+          line(mixer == std::string_view("kda") ? "KDA" : "GDN",
+               cat(n, " layers: ", c.kda.heads, " heads of ", c.kda.head_dim, ", convolution ", c.kda.conv_width, ", ",
                    c.kda.gate == ops::DecayGateKind::softplus ? "softplus gate"
                                                               : cat("gate bounded below by ", c.kda.gate_lower_bound)));
+  const std::vector<int64_t> mla = layers_of(c, "mla");
   if (!mla.empty())
     text += line("MLA", cat(mla.size(), " layers (", list_text(mla), "): ", c.mla.heads, " heads, keys ", c.mla.key_dim,
                             "+", c.mla.shared_key_dim, ", values ", c.mla.value_dim, ", latent ", c.mla.latent_rank));
@@ -175,6 +176,7 @@ Json to_json(const Subject& subject, const Facts& facts, const InspectArgs& args
                {"vocabulary", c.vocab_size},
                {"context", c.context},
                {"kda_layers", layers_of(c, "kda")},
+               {"gdn_layers", layers_of(c, "gdn")},
                {"mla_layers", layers_of(c, "mla")},
                {"moe_layers", n_moe_layers(c)},
                {"has_weights", facts.has_weights}};
