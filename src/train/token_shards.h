@@ -85,7 +85,7 @@ class TokenShards {
   int64_t n_bytes(Split split) const;  // of the text behind the tokens; begin and end tokens have none
   DocumentTokens document(Split split, int64_t index) const;  // index in [0, n_documents(split)); never empty
   const std::vector<ShardSource>& sources() const;
-  const std::string& end_token() const;  // name of the token after each document; empty: none
+  const std::string& end_token() const;            // name of the token after each document; empty: none
   std::filesystem::path tokenizer_folder() const;  // in dir(); empty when there is none
   const std::filesystem::path& dir() const;        // empty for from_documents()
 
