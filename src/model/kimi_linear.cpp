@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/bulk.h"
 #include "core/text.h"
 #include "model/residual/plain.h"
 #include "ops/cross_entropy/cross_entropy.h"
@@ -79,7 +80,7 @@ void KimiLinear::block_forward(const Pass& pass, int64_t layer, Tensor stream, c
   const auto matrix = [&](Workspace& in) { return in.tensor<float>({N, C}); };
   const auto copy_of = [&](const Tensor& t) {
     const Tensor copy = matrix(memory);
-    std::memcpy(copy.data, t.data, static_cast<size_t>(t.bytes()));
+    copy_bytes(copy.data, t.data, t.bytes(), exec);
     return copy;
   };
   PlainResidual residual(stream, exec);
@@ -122,16 +123,18 @@ void KimiLinear::block_backward(const Pass& pass, int64_t layer, Tensor dstream,
   through_norm(a.x, block.mixer_norm);
 }
 
-void KimiLinear::start_states(const Pass& pass, int64_t layer) const {
+void KimiLinear::start_states(const Pass& pass, int64_t layer, const Exec& exec) const {
   const std::vector<StateSpec>& specs = state_specs_[static_cast<size_t>(layer)];
   const std::span<const LayerState> states = pass.layer_states(layer), initial = pass.layer_initial(layer);
-  for (size_t b = 0; b < states.size(); ++b)
-    for (size_t i = 0; i < specs.size(); ++i) {
-      if (specs[i].lifetime != Lifetime::per_sequence) continue;
-      const size_t bytes = static_cast<size_t>(specs[i].bytes());
-      if (initial.empty()) std::memset(states[b][i], 0, bytes);
-      else std::memcpy(states[b][i], initial[b][i], bytes);
-    }
+  exec.pool.parallel_for(static_cast<int64_t>(states.size()), 1, [&](int64_t begin, int64_t end, int) {
+    for (size_t b = static_cast<size_t>(begin); b < static_cast<size_t>(end); ++b)
+      for (size_t i = 0; i < specs.size(); ++i) {
+        if (specs[i].lifetime != Lifetime::per_sequence) continue;
+        const size_t bytes = static_cast<size_t>(specs[i].bytes());
+        if (initial.empty()) std::memset(states[b][i], 0, bytes);
+        else std::memcpy(states[b][i], initial[b][i], bytes);
+      }
+  });
 }
 
 // Forward, loss, and backward in the opposite order. With Recompute::layer the tape holds one layer at a time.
@@ -149,9 +152,9 @@ void KimiLinear::train(const Pass& pass, const Loss& loss, Recompute recompute, 
   for (int64_t layer = 0; layer < n_layers; ++layer) {
     if (!keep_all && !loss.forward_only) {
       inputs.push_back(memory.tensor<float>({N, C}));
-      std::memcpy(inputs.back().data, stream.data, static_cast<size_t>(stream.bytes()));
+      copy_bytes(inputs.back().data, stream.data, stream.bytes(), exec);
     }
-    start_states(pass, layer);
+    start_states(pass, layer, exec);
     if (keep_all) {
       block_forward(pass, layer, stream, exec, &tape);
     } else {
@@ -189,8 +192,8 @@ void KimiLinear::train(const Pass& pass, const Loss& loss, Recompute recompute, 
   for (int64_t layer = n_layers - 1; layer >= 0; --layer) {
     const Workspace::Scope layer_scope(memory);
     if (!keep_all) {
-      std::memcpy(stream.data, inputs[static_cast<size_t>(layer)].data, static_cast<size_t>(stream.bytes()));
-      start_states(pass, layer);
+      copy_bytes(stream.data, inputs[static_cast<size_t>(layer)].data, stream.bytes(), exec);
+      start_states(pass, layer, exec);
       block_forward(pass, layer, stream, exec, &tape);
     }
     block_backward(pass, layer, dstream, exec, tape);

@@ -64,7 +64,7 @@ class KimiLinear {
   void norm(ConstTensor x, const F32Parameter& weight, Tensor y, const Exec& exec) const;
   void block_forward(const Pass& pass, int64_t layer, Tensor stream, const Exec& exec, Tape* tape) const;
   void block_backward(const Pass& pass, int64_t layer, Tensor dstream, const Exec& exec, Tape& tape) const;
-  void start_states(const Pass& pass, int64_t layer) const;
+  void start_states(const Pass& pass, int64_t layer, const Exec& exec) const;
 
   ModelConfig config_;
   TensorTable table_;

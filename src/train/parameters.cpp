@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/bulk.h"
 #include "core/errors.h"
 #include "core/text.h"
 #include "model/initialize.h"
@@ -77,12 +78,7 @@ void Parameters::load(const formats::Checkpoint& checkpoint) {
 }
 
 void Parameters::zero_gradients(const Exec& exec) {
-  for (const Parameter& p : all_) {
-    float* grad = p.grad.as<float>();
-    exec.pool.parallel_for(p.grad.elements(), kGrain, [&](int64_t begin, int64_t end, int) {
-      std::memset(grad + begin, 0, static_cast<size_t>(end - begin) * sizeof(float));
-    });
-  }
+  for (const Parameter& p : all_) clear_bytes(p.grad.data, p.grad.bytes(), exec);
 }
 
 void Parameters::refresh(const Exec& exec) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/bulk.h"
 #include "model/part_support.h"
 #include "ops/mla/mla_bwd.h"
 #include "ops/norm/norm_bwd.h"
@@ -60,7 +61,7 @@ void MlaMixer::forward(const Pass& pass, std::span<const LayerState> states, Con
   apply("mla projections", ops::plan_gemm, {from_x}, exec);
 
   // The latent is normed before it is cached; the shared key part is neither normed nor rotated.
-  if (tape) std::memcpy(a.normed.data, a.row.data, static_cast<size_t>(a.row.bytes()));
+  if (tape) copy_bytes(a.normed.data, a.row.data, a.row.bytes(), exec);
   apply("mla projections", ops::plan_rms_norm,
         {.x = a.row.columns(0, R), .weight = latent_norm_, .y = a.normed.columns(0, R), .eps = latent_eps_}, exec);
 
