@@ -44,7 +44,7 @@ Parameters::Bytes Parameters::bytes_of(const model::TensorTable& table, DType pr
 }
 
 Parameters::Parameters(model::KimiLinear& model, DType precision)
-    : model_(model), precision_(precision), memory_(static_cast<size_t>(bytes_of(model.table(), precision).total())) {
+    : precision_(precision), memory_(static_cast<size_t>(bytes_of(model.table(), precision).total())) {
   std::byte* at = memory_.data();
   const auto take = [&](DType dtype, int64_t rows, int64_t columns) {
     const Tensor t(at, dtype, {rows, columns});
