@@ -7,6 +7,8 @@
 #include "cli/progress.h"
 #include "core/errors.h"
 #include "core/text.h"
+#include "formats/mapped_file.h"
+#include "runtime/constraint/json_schema.h"
 
 namespace linnet::cli {
 namespace {
@@ -36,14 +38,34 @@ std::string result_json(const runtime::GenerateResult& result, const std::string
   return json.dump() + "\n";
 }
 
+// What --json-schema or --json-object ask for.
+std::optional<runtime::Grammar> grammar(const GenerateArgs& args) {
+  if (args.json_object) return runtime::json_object_grammar();
+  if (!args.json_schema) return std::nullopt;
+  const std::string schema = formats::read_text_file(*args.json_schema, runtime::kMaxSchemaBytes);
+  return runtime::json_schema_grammar(schema, args.json_schema->string());
+}
+
+// Where a limit, not the model, decided how JSON ends.
+void note_limited_json(runtime::Finish finish) {
+  using runtime::Finish;
+  if (finish == Finish::closed) note("the JSON is complete, but the limit on tokens made the model close it early");
+  else if (finish != Finish::complete && finish != Finish::end_token)
+    note(cat("the JSON is not complete: ", name_of(finish)));
+}
+
 }  // namespace
 
 int run_generate(const GenerateArgs& args) {
   const formats::Tokenizer tokenizer = formats::Tokenizer::load(args.engine.model);
   const std::vector<int32_t> prompt = prompt_tokens(args, tokenizer);
+  std::optional<runtime::Grammar> json = grammar(args);
   const auto engine = open_engine(args.engine);
-  const runtime::GenerateOptions options =
-      generate_options(args.sampling, args.engine.model, engine->config(), tokenizer);
+  runtime::GenerateOptions options = generate_options(args.sampling, args.engine.model, engine->config(), tokenizer);
+  if (json)
+    options.constraint.emplace(*std::move(json),
+                               std::make_shared<runtime::TokenTrie>(tokenizer, engine->config().vocab_size),
+                               options.end_ids);
 
   const Interrupt interrupt;
   ProgressLine progress("prompt", "tokens");
@@ -71,6 +93,7 @@ int run_generate(const GenerateArgs& args) {
   progress.erase();
   if (args.json) print(result_json(result, text, options.sampling.seed));
   else if (stdout_is_terminal() && !text.empty() && text.back() != '\n') print("\n");
+  if (options.constraint) note_limited_json(result.finish);
   if (!args.quiet) note(timing_line(result, options.sampling));
   return result.finish == runtime::Finish::cancelled ? kInterruptedStatus : 0;
 }

@@ -188,5 +188,46 @@ TEST(generate, parity_options_change_what_is_computed) {
   EXPECT_EQ(logits("latent-eps=1e-5"), plain);  // the value of the config
 }
 
+// Random models, so that nothing but the constraint makes the text JSON.
+TEST(generate, json_by_schema_and_any_object) {
+  const formats::ScratchFolder folder;
+  const std::string schema = folder.write("schema.json", R"({"type": "object", "properties": {
+      "name": {"type": "string", "maxLength": 8}, "tags": {"type": "array", "items": {"enum": ["a", "b"]}}},
+      "required": ["name", "tags"], "additionalProperties": false})");
+  const auto drawn = [](std::vector<std::string> more, int seed) {
+    std::vector<std::string> args = {"generate", "--model", tiny_checkpoint(),   "-p", "x", "-t",
+                                     "1",        "--seed",  std::to_string(seed)};
+    args.insert(args.end(), more.begin(), more.end());
+    return linnet(args);
+  };
+  for (int seed = 0; seed < 5; ++seed) {
+    const Outcome outcome = drawn({"--json-schema", schema, "-n", "200"}, seed);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    const json value = json::parse(outcome.out);
+    EXPECT_TRUE(value.size() == 2 && value["name"].is_string() && value["tags"].is_array()) << outcome.out;
+    EXPECT_TRUE(json::parse(drawn({"--json-object", "-n", "60"}, seed).out).is_object());
+  }
+  const Outcome closed = drawn({"--json-object", "-n", "12", "--json", "--logit-bias", "97=100"}, 1);  // "a" on and on
+  EXPECT_EQ(json::parse(closed.out)["finish"], "closed by the limit");
+  EXPECT_THAT(closed.err, HasSubstr("made the model close it early"));
+  const Outcome cut = drawn({"--json-schema", schema, "-n", "5", "--json"}, 1);
+  EXPECT_EQ(json::parse(cut.out)["finish"], "token limit");
+  EXPECT_THAT(cut.err, HasSubstr("the JSON is not complete: token limit"));
+  const Outcome whole = drawn({"--json-schema", folder.write("null", R"({"type": "null"})"), "--json", "-q"}, 1);
+  EXPECT_EQ(json::parse(whole.out)["finish"], "complete");
+  EXPECT_EQ(json::parse(whole.out)["text"], "null");
+  EXPECT_EQ(whole.err, "");
+  EXPECT_EQ(json::parse(drawn({"--json-object", "--ignore-eos", "-n", "50"}, 3).out).is_object(), true);
+}
+
+TEST(generate, schemas_that_cannot_be_guaranteed_are_refused) {
+  const formats::ScratchFolder folder;
+  const std::string pattern = folder.write("pattern", R"({"properties": {"a": {"pattern": "x"}}})");
+  expect_refusal(linnet(command({"-p", "a", "--json-schema", pattern})), 2, "#/properties/a/pattern: ");
+  expect_refusal(linnet(command({"-p", "a", "--json-schema", folder.write("no", "{")})), 3, "expected a JSON schema");
+  expect_refusal(linnet(command({"-p", "a", "--json-schema", folder / "none"})), 3, "none");
+  EXPECT_EQ(linnet(command({"-p", "a", "--json-schema", pattern, "--json-object"})).status, 2);
+}
+
 }  // namespace
 }  // namespace linnet::cli

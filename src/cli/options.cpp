@@ -92,6 +92,10 @@ void add_generate(CLI::App& app, Action& action) {
   c->add_flag("--parse-specials", a->parse_specials,
               "names of control tokens in the prompt are control tokens (default: they are text)");
   c->add_flag("--bos", a->bos, "begin with the BOS token");
+  auto* schema = c->add_option("--json-schema", a->json_schema,
+                               "the text is a value of the JSON schema in this file (docs/constrained-output.md)");
+  schema->type_name("FILE");
+  c->add_flag("--json-object", a->json_object, "the text is a JSON object")->excludes(schema);
   add_sampling(c, a->sampling);
   c->add_flag("--json", a->json, "print one JSON object at the end: text, tokens, finish, seed, timing");
   c->add_flag("-q,--quiet", a->quiet, "no timing on stderr");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include "core/errors.h"
@@ -27,6 +28,35 @@ bool append_for_logits(Engine& engine, StateSlot& slot, std::span<const int32_t>
       progress);
 }
 
+// The constraint of one generation, if there is one: forbids tokens in the logits, and knows when the text is complete.
+class Guard {
+ public:
+  explicit Guard(const std::optional<Constraint>& constraint) : constraint_(constraint) {
+    if (constraint_) bits_.resize(constraint_->n_words());
+  }
+
+  // `tokens_left`: how many may come behind the next one; each can be a byte at least.
+  void forbid(std::span<float> logits, int64_t tokens_left) {
+    if (!constraint_) return;
+    limited_ |= constraint_->mask(bits_, tokens_left);
+    for (size_t id = 0; id < logits.size(); ++id) {
+      const bool allowed = id / 64 < bits_.size() && (bits_[id / 64] >> (id % 64) & 1);
+      if (!allowed && !std::isnan(logits[id])) logits[id] = -INFINITY;  // a NaN is still the sampler's to report
+    }
+  }
+  void accept(int32_t token) {
+    if (constraint_) constraint_->accept(token);
+  }
+  bool may_end() const { return constraint_ && constraint_->may_end(); }
+  bool must_end() const { return constraint_ && constraint_->must_end(); }
+  Finish when_complete() const { return limited_ ? Finish::closed : Finish::complete; }
+
+ private:
+  std::optional<Constraint> constraint_;
+  std::vector<uint64_t> bits_;
+  bool limited_ = false;
+};
+
 }  // namespace
 
 const char* name_of(Finish finish) {
@@ -36,6 +66,8 @@ const char* name_of(Finish finish) {
     case Finish::max_tokens: return "token limit";
     case Finish::context_full: return "context full";
     case Finish::cancelled: return "cancelled";
+    case Finish::complete: return "complete";
+    case Finish::closed: return "closed by the limit";
   }
   return "?";
 }
@@ -91,19 +123,24 @@ GenerateResult generate(Engine& engine, StateSlot& slot, const formats::Tokenize
   StopMatcher matcher(options.stop_strings);
   const auto emit = [&](const std::string& text) { return !sink || sink(text); };
   bool open = true;  // false once the sink has said stop
+  Guard guard(options.constraint);
   while (options.max_tokens != 0) {
+    const auto n = static_cast<int64_t>(result.tokens.size()) + 1;  // with the token that comes
+    const int64_t fits = engine.context() - slot.n_tokens();        // more of them, and the last need not be read
+    guard.forbid(logits, options.max_tokens < 0 ? fits : std::min(fits, options.max_tokens - n));
     const int32_t token = sampler.sample(logits);
     sampler.observe(token);
     result.tokens.push_back(token);
+    guard.accept(token);
     const bool ends = std::find(options.end_ids.begin(), options.end_ids.end(), token) != options.end_ids.end();
     if (!ends) open = emit(matcher.push(decoder.push(token)));
-    if (ends || matcher.stopped()) {
-      result.finish = ends ? Finish::end_token : Finish::stop_string;
+    if (ends || matcher.stopped() || guard.must_end()) {
+      result.finish = matcher.stopped() ? Finish::stop_string : ends ? Finish::end_token : guard.when_complete();
       break;
     }
-    if (!open || static_cast<int64_t>(result.tokens.size()) == options.max_tokens) break;
-    if (slot.n_tokens() == engine.context()) {
-      result.finish = Finish::context_full;
+    if (!open || n == options.max_tokens || fits == 0) {
+      if (n != options.max_tokens && fits == 0) result.finish = Finish::context_full;
+      if (guard.may_end()) result.finish = Finish::closed;
       break;
     }
     append_for_logits(engine, slot, {&token, 1}, logits, nullptr);

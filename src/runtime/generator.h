@@ -2,11 +2,13 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "formats/tokenizer.h"
+#include "runtime/constraint/constraint.h"
 #include "runtime/engine.h"
 #include "runtime/sampler.h"
 
@@ -18,9 +20,14 @@ struct GenerateOptions {
   std::vector<int32_t> end_ids;           // generation ends with these; they are not part of the text
   std::vector<std::string> stop_strings;  // generation ends before these; they are not part of the text
   bool show_specials = false;             // write the names of special tokens into the text
+  // What the text must follow, made with end_ids; generation begins with a copy. The text is then complete when it ends, unless
+  // even the shortest one does not fit the limits, or something else cuts it.
+  std::optional<Constraint> constraint;
 };
 
-enum class Finish : uint8_t { end_token, stop_string, max_tokens, context_full, cancelled };
+//   complete      the constraint's text is complete and nothing may follow
+//   closed        complete, too, but the token limit or the context's end chose among the tokens so that it would be
+enum class Finish : uint8_t { end_token, stop_string, max_tokens, context_full, cancelled, complete, closed };
 const char* name_of(Finish finish);
 
 struct GenerateResult {

@@ -61,7 +61,8 @@ int32_t Sampler::sample(std::span<float> logits) {
   for (size_t id = 0; id < logits.size(); ++id)
     if (std::isnan(logits[id])) throw InternalError(cat("sampling: the logit of token ", id, " is NaN"));
   const auto best = std::max_element(logits.begin(), logits.end());
-  if (best == logits.end() || *best == -INFINITY) throw InvalidArgument("sampling: logit_bias forbids every token");
+  if (best == logits.end() || *best == -INFINITY)
+    throw InvalidArgument("sampling: every token is forbidden, by logit_bias or a constraint");
   if (params_.temperature == 0) return static_cast<int32_t>(best - logits.begin());
   return draw(logits);
 }
