@@ -9,6 +9,7 @@ import subprocess
 from measures.shards import Failure
 
 SEPARATOR = b'\0'  # after each document: where it ends is part of what is compressed, as the end token is of what the model predicts
+PIECE = 1 << 16
 
 
 def model_bits(linnet, model, data, shards, options):
@@ -72,7 +73,8 @@ def growth(before, texts):
         size *= 2
     size = min(size, 3 << 29)  # xz's limit
     xz = lzma.LZMACompressor(filters=[{'id': lzma.FILTER_LZMA2, 'preset': 9 | lzma.PRESET_EXTREME, 'dict_size': size}])
-    n_before = len(xz.compress(before))
+    # In pieces: of one large piece compress() would only take in the bytes, and every copy below would do the work.
+    n_before = sum(len(xz.compress(before[i:i + PIECE])) for i in range(0, len(before), PIECE))
     sizes = {name: n_before + in_copy(lambda text=text: len(xz.compress(text)) + len(xz.flush()))
              for name, text in [('', b''), *texts.items()]}
     return {name: sizes[name] - sizes[''] for name in texts}, size
