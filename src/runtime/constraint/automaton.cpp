@@ -125,6 +125,9 @@ const Automaton::Row& Automaton::expanded(StateId state) {
     }
     row->next[byte] = next;
   }
+  row->after_plain = row->next[0x20];
+  for (size_t byte = 0; byte < 256; ++byte)
+    if (TokenTrie::is_plain(static_cast<uint8_t>(byte)) && row->next[byte] != row->next[0x20]) row->after_plain = kDead;
   charge(sizeof(Row));
   states_[state].row = std::move(row);
   return *states_[state].row;
@@ -148,22 +151,73 @@ const Automaton::Mask& Automaton::mask(StateId state) {
 void Automaton::mask_within(StateId state, uint32_t bytes, Mask& mask) {
   mask.bits.assign((static_cast<size_t>(trie_->n_ids()) + 63) / 64, 0);
   mask.longest = 0;
-  path_[0] = &expanded(state);
+  const auto enter = [&](size_t depth, StateId at) { path_[depth] = {&expanded(at), plain_run(at)}; };
+  const auto add = [&](int32_t token) { mask.bits[static_cast<size_t>(token) / 64] |= uint64_t{1} << (token % 64); };
+  enter(0, state);
   const auto nodes = trie_->nodes();
   for (uint32_t i = 0; i < nodes.size();) {
     const TokenTrie::Node& node = nodes[i];
-    const StateId next = path_[node.depth]->next[node.byte];
+    const auto& [row, run] = path_[node.depth];
+    if (node.plain > 0 && node.plain <= run.characters && run.longest <= bytes) {
+      for (int32_t token : trie_->tokens_below(node)) add(token);
+      mask.longest = std::max(mask.longest, run.longest);
+      i = node.skip;
+      continue;
+    }
+    const StateId next = row->next[node.byte];
     if (next == kDead) {
       i = node.skip;
       continue;
     }
     if (node.token >= 0 && states_[next].shortest <= bytes) {
-      const auto id = static_cast<size_t>(node.token);
-      mask.bits[id / 64] |= uint64_t{1} << (id % 64);
+      add(node.token);
       mask.longest = std::max(mask.longest, states_[next].shortest);
     }
-    if (++i < node.skip) path_[node.depth + 1u] = &expanded(next);
+    if (++i < node.skip) enter(node.depth + 1u, next);
   }
+}
+
+// Whether every character beyond ASCII leads from `state` to `to`. Raises `longest` to what completes the text within one.
+bool Automaton::reads_any_character(StateId state, StateId to, uint32_t& longest) {
+  struct Lead {
+    uint8_t low, high, second_low, second_high;
+    int length;
+  };
+  static constexpr Lead kLeads[] = {{0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
+                                    {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3},
+                                    {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
+                                    {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4}};
+  // The one state that all bytes of a range lead to, or kDead.
+  const auto common = [&](StateId from, uint8_t low, uint8_t high) {
+    const Row& row = expanded(from);
+    const bool same = std::all_of(row.next + low, row.next + high + 1, [&](StateId s) { return s == row.next[low]; });
+    return same ? row.next[low] : kDead;
+  };
+  for (const Lead& lead : kLeads) {
+    StateId at = common(state, lead.low, lead.high);
+    for (int i = 1; i < lead.length && at != kDead; ++i) {
+      longest = std::max(longest, states_[at].shortest);
+      at = i == 1 ? common(at, lead.second_low, lead.second_high) : common(at, 0x80, 0xbf);
+    }
+    if (at != to) return false;
+  }
+  return true;
+}
+
+// Strings are where masks are large, and all plain characters do the same there.
+Automaton::PlainRun Automaton::plain_run(StateId state) {
+  if (states_[state].plain_run) return *states_[state].plain_run;
+  PlainRun run{0, 0};
+  for (StateId at = state; run.characters < UINT8_MAX; ++run.characters) {
+    const StateId next = expanded(at).after_plain;
+    uint32_t longest = run.longest;
+    if (next == kDead || !reads_any_character(at, next, longest)) break;
+    run.longest = std::max(longest, states_[next].shortest);
+    if (next == at) run.characters = UINT8_MAX - 1;
+    at = next;
+  }
+  states_[state].plain_run = run;
+  return run;
 }
 
 }  // namespace linnet::runtime

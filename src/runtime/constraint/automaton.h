@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -26,7 +27,7 @@ class Automaton {
   using Stack = std::u32string;
   using Stacks = std::vector<Stack>;  // sorted, distinct
 
-  // A set of tokens, and how much may be left to write behind the worst of them.
+  // A set of tokens. At most `longest` bytes complete the text behind each of them.
   struct Mask {
     std::vector<uint64_t> bits;
     uint32_t longest = 0;
@@ -55,23 +56,31 @@ class Automaton {
   struct Row {
     StateId next[256];
     bool complete;
+    StateId after_plain;  // where every plain byte of ASCII leads, or kDead
+  };
+  // So many plain characters may come, whichever they are; at most `longest` bytes complete the text behind each.
+  struct PlainRun {
+    uint32_t characters, longest;
   };
   struct State {
     Stacks stacks;
     uint32_t shortest;
     std::unique_ptr<const Row> row;
     std::unique_ptr<const Mask> mask;
+    std::optional<PlainRun> plain_run;
   };
   class Closure;
 
   const Row& expanded(StateId state);
+  PlainRun plain_run(StateId state);
+  bool reads_any_character(StateId state, StateId to, uint32_t& longest);
   void charge(size_t bytes);
 
   const Grammar grammar_;
   const std::shared_ptr<const TokenTrie> trie_;
   std::vector<State> states_;
-  std::unordered_map<std::u32string, StateId> ids_;  // by the stacks, one behind the other
-  std::vector<const Row*> path_;                     // of a walk, by depth
+  std::unordered_map<std::u32string, StateId> ids_;    // by the stacks, one behind the other
+  std::vector<std::pair<const Row*, PlainRun>> path_;  // of a walk, by depth
   size_t bytes_ = 0;
 };
 

@@ -57,12 +57,13 @@ bool Constraint::mask(std::span<uint64_t> bits, int64_t bytes_left) const {
   const std::lock_guard lock(shared_->mutex);
   const uint32_t at = state();
   const Automaton::Mask& all = shared_->automaton.mask(at);
-  const bool tight = bytes_left < all.longest;
   std::copy(all.bits.begin(), all.bits.end(), bits.begin());
-  if (tight) {
+  bool excluded = false;
+  if (bytes_left < all.longest) {
     Automaton::Mask some;
     shared_->automaton.mask_within(at, static_cast<uint32_t>(std::max<int64_t>(bytes_left, 0)), some);
     const bool none = std::all_of(some.bits.begin(), some.bits.end(), [](uint64_t word) { return word == 0; });
+    excluded = some.bits != all.bits;
     if (!none || complete_) std::copy(some.bits.begin(), some.bits.end(), bits.begin());
   }
   for (int32_t id : shared_->end_ids) {
@@ -71,7 +72,7 @@ bool Constraint::mask(std::span<uint64_t> bits, int64_t bytes_left) const {
     const uint64_t bit = uint64_t{1} << (id % 64);
     word = complete_ ? word | bit : word & ~bit;
   }
-  return tight;
+  return excluded;
 }
 
 void Constraint::accept(int32_t token) {
