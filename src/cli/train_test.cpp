@@ -93,19 +93,22 @@ TEST_F(TrainCommand, ResumedRunsAreTheSameBitForBit) {
 }
 
 TEST_F(TrainCommand, AKilledRunGoesOnFromItsLastCheckpoint) {
+  config_["schedule"]["steps"] = 40;
   ASSERT_EQ(train({"--set", set("whole")}).status, 0);
   std::vector<std::string> args = {"train", path("train.json"), "--set", set("killed"), "--resume"};
   int kills = 0;
-  for (int attempt = 0; attempt < 40 && !fs::exists(folder_ / "killed/step-00000012"); ++attempt) {
+  for (int attempt = 0; attempt < 60 && !fs::exists(folder_ / "killed/step-00000040"); ++attempt) {
     Child child = start(args, {});
-    std::this_thread::sleep_for(std::chrono::milliseconds(120 + 40 * attempt));
-    kills += kill(child.id, SIGKILL) == 0;
+    std::this_thread::sleep_for(std::chrono::milliseconds(60 + 20 * attempt));
+    kill(child.id, SIGKILL);
     for (int* fd : {&child.in, &child.out, &child.err}) close_end(*fd);
-    waitpid(child.id, nullptr, 0);
+    int status = 0;
+    waitpid(child.id, &status, 0);
+    kills += WIFSIGNALED(status);
   }
   EXPECT_GT(kills, 0);
   ASSERT_EQ(linnet(args).status, 0) << "what is left can always be resumed";
-  EXPECT_EQ(bytes_of("killed/step-00000012"), bytes_of("whole/step-00000012"));
+  EXPECT_EQ(bytes_of("killed/step-00000040"), bytes_of("whole/step-00000040"));
 }
 
 TEST_F(TrainCommand, InterruptSavesAndEnds) {
