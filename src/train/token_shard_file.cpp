@@ -124,8 +124,8 @@ TokenShardView parse_token_shard(std::span<const std::byte> file, std::string_vi
 struct TokenShardWriter::State {
   State(const std::filesystem::path& path, const TokenIds& token_ids) : file(path), ids(token_ids) {
     XXH64_reset(&body_hash, 0);
-    const Header placeholder{};
-    file.append(std::as_bytes(std::span(&placeholder, 1)));
+    const Header zeros{};  // refused by readers; the header follows when all is counted
+    file.append(std::as_bytes(std::span(&zeros, 1)));
   }
 
   static constexpr size_t kBufferBytes = size_t{1} << 20;
