@@ -53,6 +53,19 @@ TEST(generate, prints_only_the_text_and_the_timing_elsewhere) {
   EXPECT_EQ(quiet.err, "");
 }
 
+TEST(generate, model_of_the_environment_when_none_is_given) {
+  const std::vector<std::string> plain = {"generate", "-p", "hello", "-n", "8", "--greedy", "-t", "1"};
+  std::vector<std::string> named = plain;
+  named.insert(named.end(), {"--model", tiny_checkpoint()});
+  const Outcome expected = linnet(named);
+  ASSERT_FALSE(expected.out.empty());
+  EXPECT_EQ(linnet(plain, {.environment = "LINNET_MODEL=" + tiny_checkpoint()}).out, expected.out);
+  EXPECT_EQ(linnet(named, {.environment = "LINNET_MODEL=/nowhere"}).out, expected.out);
+  const Outcome nowhere = linnet(plain, {.environment = "LINNET_MODEL=/nowhere"});
+  EXPECT_NE(nowhere.status, 0);
+  EXPECT_THAT(nowhere.err, HasSubstr("/nowhere"));
+}
+
 TEST(generate, same_seed_same_text) {
   const auto drawn = [](const std::string& seed, const std::string& threads) {
     return linnet({"generate", "--model", tiny_checkpoint(), "-p", "a", "-n", "40", "--seed", seed, "-t", threads}).out;

@@ -3,6 +3,7 @@
 #include "cli/bench.h"
 #include "cli/chat.h"
 #include "cli/data_build.h"
+#include "cli/default_model.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/logits.h"
@@ -33,8 +34,11 @@ CLI::App* add_group(CLI::App& app, const char* name, const char* what) {
   return group;
 }
 
-CLI::Option* add_model(CLI::App* c, std::filesystem::path& model, const char* what) {
-  return c->add_option("-m,--model", model, what)->required()->type_name("DIR");
+void add_model(CLI::App* c, std::filesystem::path& model, const std::string& what) {
+  CLI::Option* option =
+      c->add_option("-m,--model", model, what + " (default: $LINNET_MODEL, else Linnet's own)")->type_name("DIR");
+  if (const auto found = default_model()) model = *found;
+  else option->required();
 }
 
 void add_engine(CLI::App* c, EngineArgs& a) {
