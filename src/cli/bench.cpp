@@ -1,12 +1,12 @@
 #include "cli/bench.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "cli/bench_measure.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "cli/trace_table.h"
 #include "core/cpu_features.h"
 #include "core/text.h"
 
@@ -72,14 +72,7 @@ std::string fill_rows(const BenchResult& r) {
                      f.kda_core_seconds / static_cast<double>(f.tokens) /
                          (first.kda_core_seconds / static_cast<double>(first.tokens)));
   out += cat("\nwhere the time of ", count(first.tokens), " tokens goes\n");
-  std::vector<Trace::Entry> parts = first.parts;
-  std::sort(parts.begin(), parts.end(), [](const auto& a, const auto& b) { return a.seconds > b.seconds; });
-  double rest = first.seconds;
-  for (const Trace::Entry& part : parts) {
-    out += formatted("%-18s %8.3f s %6.1f %%\n", part.name, part.seconds, 100 * part.seconds / first.seconds);
-    rest -= part.seconds;
-  }
-  return out + formatted("%-18s %8.3f s %6.1f %%\n", "the rest", rest, 100 * rest / first.seconds);
+  return out + trace_table(first.parts, first.seconds);
 }
 
 std::string table(const BenchResult& r, const Machine& machine) {

@@ -272,6 +272,7 @@ void add_train(CLI::App& app, Action& action) {
       ->expected(1)
       ->type_name("KEY=VALUE");
   c->add_flag("--resume", a->resume, "go on from the last checkpoint, bit for bit");
+  c->add_flag("--trace", a->trace, "print at the end where the time of the steps went");
   c->add_flag("--describe", a->describe, "list the fields of CONFIG: default and meaning");
   c->add_option("-t,--threads", a->threads, "threads (default: as CONFIG says, else one per physical core)");
   c->footer(

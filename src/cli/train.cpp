@@ -2,10 +2,12 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "cli/interrupt.h"
 #include "cli/output.h"
+#include "cli/trace_table.h"
 #include "core/errors.h"
 #include "core/text.h"
 #include "train/progress_line.h"
@@ -43,6 +45,17 @@ class TrainingLine {
   Clock::time_point at_;
 };
 
+std::string time_of_steps(const Trace& trace, int threads) {
+  const auto is_whole = [](const Trace::Entry& e) { return std::string_view(e.name) == train::kWholeStep; };
+  std::vector<Trace::Entry> parts = trace.entries();
+  const auto whole = std::find_if(parts.begin(), parts.end(), is_whole);
+  if (whole == parts.end()) return "no steps were made\n";
+  const Trace::Entry steps = *whole;
+  parts.erase(whole);
+  return cat("where the time of ", steps.calls, " steps on ", threads, " threads went\n",
+             trace_table(parts, steps.seconds));
+}
+
 }  // namespace
 
 int run_train(const TrainArgs& args) {
@@ -56,10 +69,13 @@ int run_train(const TrainArgs& args) {
   ThreadPool pool(static_cast<int>(config.threads));
   Interrupt interrupt;
   TrainingLine line;
+  Trace trace;
   const train::RunEvents events{.note = [&](const std::string& text) { line.note(text); },
                                 .step = [&](const train::StepLine& step) { line.step(step); },
-                                .stop = [&] { return interrupt.raised(); }};
+                                .stop = [&] { return interrupt.raised(); },
+                                .trace = args.trace ? &trace : nullptr};
   const train::RunEnd end = train::run_training(config, args.resume, events, pool);
+  if (args.trace) print(time_of_steps(trace, pool.size()));
   return end == train::RunEnd::stopped && interrupt.raised() ? kInterruptedStatus : 0;
 }
 

@@ -13,6 +13,7 @@ struct TrainArgs {
   bool resume = false;
   bool describe = false;  // print the fields of the configuration instead
   int threads = -1;       // -1: as the configuration says
+  bool trace = false;     // print at the end where the time of the steps went
 };
 
 int run_train(const TrainArgs& args);

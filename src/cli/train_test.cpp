@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -79,6 +80,35 @@ TEST_F(TrainCommand, MakesAModelThatGenerates) {
       linnet({"perplexity", "--model", path("run/step-00000012"), "--data", path("data"), "--json", "--context", "64"});
   ASSERT_EQ(scored.status, 0) << scored.err;
   EXPECT_NEAR(json::parse(scored.out)["loss"].get<double>(), json::parse(last)["held_out_loss"].get<double>(), 0.1);
+}
+
+TEST_F(TrainCommand, TracesWhereTheTimeOfItsStepsWent) {
+  config_["evaluation"]["every_steps"] = 1;  // their passes are not counted
+  const Outcome trained = train({"--trace", "--threads", "2"});
+  ASSERT_EQ(trained.status, 0) << trained.err;
+  std::istringstream lines(trained.out);
+  std::string line;
+  std::getline(lines, line);
+  EXPECT_EQ(line, "where the time of 12 steps on 2 threads went");
+  std::map<std::string, int> calls;
+  double share = 0, first_share = 0;
+  while (std::getline(lines, line)) {
+    const size_t name_end = line.find("  ");
+    std::istringstream columns(line.substr(name_end));
+    int n = 0;
+    std::string word;
+    double seconds = 0, percent = 0;
+    if (line.find("the rest") != 0) columns >> n >> word;
+    columns >> seconds >> word >> percent;
+    calls[line.substr(0, name_end)] = n, share += percent;
+    if (first_share == 0) first_share = percent;
+    EXPECT_LE(percent, line.find("the rest") == 0 ? 100 : first_share) << line;
+  }
+  EXPECT_NEAR(share, 100, 0.05 * static_cast<double>(calls.size())) << trained.out;
+  for (const char* once : {"batches", "clear gradients", "gradient norm", "weight copies", "muon", "head", "embedding"})
+    EXPECT_EQ(calls[once], 12) << once << "\n" << trained.out;
+  for (const char* name : {"kda core bwd", "the rest"}) EXPECT_TRUE(calls.count(name)) << name;
+  EXPECT_FALSE(calls.count("step"));
 }
 
 TEST_F(TrainCommand, ResumedRunsAreTheSameBitForBit) {

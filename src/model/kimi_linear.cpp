@@ -53,12 +53,17 @@ void KimiLinear::norm(ConstTensor x, const F32Parameter& weight, Tensor y, const
         exec);
 }
 
+void KimiLinear::embed(ConstTensor ids, Tensor stream) const {
+  const Trace::Scope scope("embedding");
+  ops::embed({.ids = ids, .table = embed_, .y = stream});
+}
+
 // The whole forward pass:  x = embed(ids);  per layer  x += mixer(norm(x)),  x += ffn(norm(x));  out = norm(x).
 void KimiLinear::forward(const Pass& pass, const Exec& exec, const Observer* observe) const {
   const int64_t N = pass.n_tokens(), C = config_.hidden;
   const Workspace::Scope scope(exec.workspace);
   const Tensor stream = exec.workspace.tensor<float>({N, C});
-  ops::embed({.ids = pass.ids, .table = embed_, .y = stream});
+  embed(pass.ids, stream);
   for (int64_t layer = 0; layer < config_.n_layers(); ++layer) {
     if (observe) (*observe)(layer, stream);
     block_forward(pass, layer, stream, exec, nullptr);
@@ -79,6 +84,7 @@ void KimiLinear::block_forward(const Pass& pass, int64_t layer, Tensor stream, c
   Workspace& memory = kept_in(tape, exec.workspace);
   const auto matrix = [&](Workspace& in) { return in.tensor<float>({N, C}); };
   const auto copy_of = [&](const Tensor& t) {
+    const Trace::Scope trace("kept activations");
     const Tensor copy = matrix(memory);
     copy_bytes(copy.data, t.data, t.bytes(), exec);
     return copy;
@@ -124,6 +130,7 @@ void KimiLinear::block_backward(const Pass& pass, int64_t layer, Tensor dstream,
 }
 
 void KimiLinear::start_states(const Pass& pass, int64_t layer, const Exec& exec) const {
+  const Trace::Scope scope("states");
   const std::vector<StateSpec>& specs = state_specs_[static_cast<size_t>(layer)];
   const std::span<const LayerState> states = pass.layer_states(layer), initial = pass.layer_initial(layer);
   exec.pool.parallel_for(static_cast<int64_t>(states.size()), 1, [&](int64_t begin, int64_t end, int) {
@@ -148,7 +155,7 @@ void KimiLinear::train(const Pass& pass, const Loss& loss, Recompute recompute, 
   const Tensor stream = scratch.tensor<float>({N, C}), normed = scratch.tensor<float>({N, C});
   std::vector<Tensor> inputs;  // of each layer, to run it again
 
-  ops::embed({.ids = pass.ids, .table = embed_, .y = stream});
+  embed(pass.ids, stream);
   for (int64_t layer = 0; layer < n_layers; ++layer) {
     if (!keep_all && !loss.forward_only) {
       inputs.push_back(memory.tensor<float>({N, C}));
@@ -198,6 +205,7 @@ void KimiLinear::train(const Pass& pass, const Loss& loss, Recompute recompute, 
     }
     block_backward(pass, layer, dstream, exec, tape);
   }
+  const Trace::Scope trace("embedding bwd");
   ops::embed_bwd({.ids = pass.ids, .dy = dstream, .dtable = embed_.grad}, exec);
 }
 

@@ -95,7 +95,7 @@ class Run {
     bool stopped = false;
     while (trainer.steps_done() < last && !stopped) {
       const Clock::time_point start = Clock::now();
-      const StepResult result = trainer.step();
+      const StepResult result = traced_step(trainer);
       const double seconds = seconds_since(start);
       seconds_per_step_ =
           seconds_per_step_ == 0 ? seconds : kSpeedDecay * seconds_per_step_ + (1 - kSpeedDecay) * seconds;
@@ -113,6 +113,13 @@ class Run {
     if (last_saved_ != trainer.steps_done())
       throw IoError(cat("the end of the run at step ", trainer.steps_done(), " is not saved: ", not_saved_));
     return trainer.steps_done() < config_.schedule.steps ? RunEnd::stopped : RunEnd::finished;
+  }
+
+  StepResult traced_step(Trainer& trainer) {
+    if (!events_.trace) return trainer.step();
+    const Trace::Use use(*events_.trace);
+    const Trace::Scope scope(kWholeStep);
+    return trainer.step();
   }
 
   static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }

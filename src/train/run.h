@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/thread_pool.h"
+#include "core/trace.h"
 #include "train/run_log.h"
 #include "train/train_config.h"
 #include "train/trainer.h"
@@ -22,10 +23,13 @@ struct StepLine {
   double seconds_per_step = 0;
 };
 
+constexpr const char* kWholeStep = "step";
+
 struct RunEvents {
   std::function<void(const std::string& line)> note;  // what is worth a line of text
   std::function<void(const StepLine&)> step;
   std::function<bool()> stop;  // asked after each step: save and end
+  Trace* trace = nullptr;      // gets the parts of all steps, and kWholeStep; not evaluations, checkpoints and reports
 };
 
 enum class RunEnd : uint8_t { finished, stopped };

@@ -73,11 +73,14 @@ Trainer::Trainer(const TrainConfig& config, const RunConfig& run, const TokenSha
 StepResult Trainer::step() {
   const auto start = std::chrono::steady_clock::now();
   StepResult result{.step = step_ + 1};
-  const std::vector<Batch> batches = batches_.next_step();
+  const std::vector<Batch> batches = next_batches();
   for (const Batch& batch : batches) result.tokens += batch.n_tokens(), result.scored += batch.n_scored;
   const float scale = result.scored > 0 ? 1 / static_cast<float>(result.scored) : 0;
 
-  parameters_.zero_gradients({pool_, scratch_});
+  {
+    const Trace::Scope scope("clear gradients");
+    parameters_.zero_gradients({pool_, scratch_});
+  }
   std::vector<float> nll;
   for (size_t i = 0; i < batches.size(); ++i) {
     run_batch(batches[i], static_cast<int64_t>(i), scale, false, nll);
@@ -91,12 +94,20 @@ StepResult Trainer::step() {
   update(clip > 0 && result.grad_norm > clip ? clip / result.grad_norm : 1, result.rate_factor);
   result.parts = model_.after_step({.qk_clip_tau = static_cast<float>(config_.optimizer.qk_clip),
                                     .router_bias_rate = static_cast<float>(config_.optimizer.router_bias_rate)});
-  parameters_.refresh({pool_, scratch_});
+  {
+    const Trace::Scope scope("weight copies");
+    parameters_.refresh({pool_, scratch_});
+  }
 
   ++step_;
   seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   usual_loss_ = step_ == 1 ? result.loss : kUsualLossDecay * usual_loss_ + (1 - kUsualLossDecay) * result.loss;
   return result;
+}
+
+std::vector<Batch> Trainer::next_batches() {
+  const Trace::Scope scope("batches");
+  return batches_.next_step();
 }
 
 Evaluation Trainer::evaluate() {
@@ -145,6 +156,7 @@ void Trainer::run_batch(const Batch& batch, int64_t index, float scale, bool for
 // next step goes on from them. What the sequences start from is copied first: it may lie in a lane that is written.
 void Trainer::place_states(const Batch& batch, int64_t index, bool forward_only, model::Pass& pass) {
   const size_t B = batch.sequences.size(), n_layers = model_.state_specs().size();
+  const Trace::Scope scope("states");
   const StatePolicy policy = forward_only ? StatePolicy::zero : config_.state.policy;
   const Rng rng(static_cast<uint64_t>(config_.seed) ^ kStateStream, static_cast<uint64_t>(step_ * 4096 + index));
   const int64_t start_bytes = policy == StatePolicy::zero ? 0 : lane_bytes_;
@@ -186,6 +198,7 @@ void Trainer::draw_noise(std::byte* state, int64_t bytes, Rng rng) const {
 }
 
 double Trainer::checked_norm(const std::vector<Batch>& batches, double loss) const {
+  const Trace::Scope scope("gradient norm");
   const auto diverged = [&](const std::string& what) {
     return Diverged(cat("step ", step_ + 1, ": ", what, "; the batch holds documents ", documents_text(batches)));
   };

@@ -70,6 +70,7 @@ class Trainer {
   void restore(const LoadedCheckpoint& checkpoint);  // throws FormatError
 
  private:
+  std::vector<Batch> next_batches();
   void run_batch(const Batch& batch, int64_t index, float scale, bool forward_only, std::vector<float>& nll);
   void place_states(const Batch& batch, int64_t index, bool forward_only, model::Pass& pass);
   void draw_noise(std::byte* state, int64_t bytes, Rng rng) const;

@@ -80,7 +80,10 @@ void MoeFfn::forward(ConstTensor x, Tensor y, const Exec& exec, Tape* tape) cons
          .biased_weights = biased_weights_,
          .score = moe_.score},
         exec);
-  ops::moe_dispatch({.experts = a.chosen, .expert_start = a.start, .token = a.token, .position = a.position});
+  {
+    const Trace::Scope trace("moe dispatch");
+    ops::moe_dispatch({.experts = a.chosen, .expert_start = a.start, .token = a.token, .position = a.position});
+  }
   const int32_t* begin = a.start.as<int32_t>();
 
   // 2. Gate and up products of all experts, the shared one included, are one parallel region; so are the down products.
