@@ -15,6 +15,7 @@ struct BenchArgs {
   int64_t prompt = 2048;  // tokens of a measured prompt
   int64_t decode = 32;    // tokens of a measured decode
   int repetitions = 3;
+  bool by_cost = false;  // kernels by cost, not those that generation is pinned to
   bool json = false;
 };
 

@@ -36,7 +36,7 @@ class Bench {
       : engine_(engine), args_(args), progress_(progress), base_(engine.new_slot()), work_(engine.new_slot()) {}
 
   BenchResult run(const std::vector<int64_t>& depths) {
-    append(work_, 0, 64, runtime::Want::last, "warm-up");  // pages and threads are there
+    append(work_, 0, 64, model::Step::prefill, runtime::Want::last, "warm-up");  // pages and threads are there
     reset_peak_memory();
     for (int64_t depth : depths) {
       fill_to(depth);
@@ -78,12 +78,14 @@ class Bench {
   }
 
   // Appends the tokens [first, first + count) of the one random sequence that all measurements read.
-  void append(runtime::StateSlot& slot, int64_t first, int64_t count, runtime::Want want, const std::string& what) {
+  void append(runtime::StateSlot& slot, int64_t first, int64_t count, model::Step step, runtime::Want want,
+              const std::string& what) {
     std::vector<int32_t> ids;
     const auto vocab = static_cast<uint64_t>(engine_.config().vocab_size);
     for (int64_t i = first; i < first + count; ++i)
       ids.push_back(static_cast<int32_t>(Rng(1).bits(static_cast<uint64_t>(i)) % vocab));
-    const runtime::Append request{.slot = &slot, .tokens = ids, .want = want};
+    const runtime::Append request{
+        .slot = &slot, .tokens = ids, .want = want, .step = args_.by_cost ? model::Step::cheapest : step};
     engine_.append(
         {&request, 1}, [](size_t, int64_t, Tensor) {},
         [&](int64_t done, int64_t total) {
@@ -96,7 +98,8 @@ class Bench {
   void fill_to(int64_t depth) {
     const Trace::Use use(trace_);
     const auto start = Clock::now();
-    append(base_, base_.n_tokens(), depth - base_.n_tokens(), runtime::Want::nothing, cat("fill to ", depth));
+    append(base_, base_.n_tokens(), depth - base_.n_tokens(), model::Step::prefill, runtime::Want::nothing,
+           cat("fill to ", depth));
     fill_seconds_ += seconds_since(start);
     if (depth == 0) return;
     result_.fills.push_back({depth, fill_seconds_, trace_.entries(), trace_.seconds("kda core")});
@@ -109,7 +112,7 @@ class Bench {
       const double rate = gemm_rate();
       work_.copy_from(base_);
       const auto start = Clock::now();
-      append(work_, depth, args_.prompt, runtime::Want::last, cat("prompt at ", depth));
+      append(work_, depth, args_.prompt, model::Step::prefill, runtime::Want::last, cat("prompt at ", depth));
       seconds.push_back(seconds_since(start));
       ratios.push_back(cost.total() / rate / seconds.back());
     }
@@ -122,9 +125,10 @@ class Bench {
     for (int r = 0; r < args_.repetitions; ++r) {
       const double bandwidth = read_bandwidth();
       work_.copy_from(base_);
-      append(work_, depth, 1, runtime::Want::last, "");
+      append(work_, depth, 1, model::Step::decode, runtime::Want::last, "");
       const auto start = Clock::now();
-      for (int64_t i = 1; i <= args_.decode; ++i) append(work_, depth + i, 1, runtime::Want::last, "");
+      for (int64_t i = 1; i <= args_.decode; ++i)
+        append(work_, depth + i, 1, model::Step::decode, runtime::Want::last, "");
       seconds.push_back(seconds_since(start) / static_cast<double>(args_.decode));
       ratios.push_back(static_cast<double>(cost.total()) / bandwidth / seconds.back());
       progress_(cat("decode at ", depth), r + 1, args_.repetitions);

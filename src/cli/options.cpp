@@ -239,6 +239,7 @@ void add_bench(CLI::App& app, Action& action) {
   c->add_option("--prompt", a->prompt, "tokens of a measured prompt (default: 2048)");
   c->add_option("--decode", a->decode, "tokens of a measured decode (default: 32)");
   c->add_option("--repetitions", a->repetitions, "of each measurement; the median counts (default: 3)");
+  c->add_flag("--by-cost", a->by_cost, "choose kernels by cost, not those to which prompts and decoding are pinned");
   c->add_flag("--json", a->json, "print one JSON object");
   c->footer(
       "ratio: the time that the floor allows over the measured time. Floors are measured before each repetition, and "

@@ -5,6 +5,7 @@
 
 #include "core/bulk.h"
 #include "core/text.h"
+#include "model/part_support.h"
 #include "model/residual/plain.h"
 #include "ops/cross_entropy/cross_entropy.h"
 #include "ops/embed/embed.h"
@@ -101,7 +102,7 @@ void KimiLinear::block_forward(const Pass& pass, int64_t layer, Tensor stream, c
 
   if (tape) a.h = copy_of(stream);
   norm(residual.read(), block.ffn_norm, a.h_normed, exec);
-  block.ffn->forward(a.h_normed, out, exec, tape);
+  block.ffn->forward(pass.step, a.h_normed, out, exec, tape);
   residual.write(out);
   if (tape) tape->push(a);
 }
@@ -225,9 +226,9 @@ StepReport KimiLinear::after_step(const StepRules& rules) {
   return report;
 }
 
-void KimiLinear::head(ConstTensor hidden, Tensor logits, const Exec& exec) const {
+void KimiLinear::head(Step step, ConstTensor hidden, Tensor logits, const Exec& exec) const {
   const ops::GemmProblem problem[] = {{.x = hidden, .w = head_weight(), .y = logits}};
-  apply("head", ops::plan_gemm, {problem}, exec);
+  apply("head", ops::plan_gemm, {problem, gemm_form(step)}, exec);
 }
 
 }  // namespace linnet::model

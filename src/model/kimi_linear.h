@@ -47,8 +47,8 @@ class KimiLinear {
   // After an optimizer step on the masters.
   StepReport after_step(const StepRules& rules);
 
-  // logits [L, V] f32 = head(hidden [L, C] f32), hidden being rows of pass.output.
-  void head(ConstTensor hidden, Tensor logits, const Exec& exec) const;
+  // logits [L, V] f32 = head(hidden [L, C] f32), hidden being rows of pass.output. `step`: of that pass.
+  void head(Step step, ConstTensor hidden, Tensor logits, const Exec& exec) const;
 
  private:
   struct Block {

@@ -54,7 +54,7 @@ class Ffn {
  public:
   virtual ~Ffn() = default;
   virtual void tensors(TensorTable& table, const std::string& prefix) = 0;
-  virtual void forward(ConstTensor x, Tensor y, const Exec& exec,
+  virtual void forward(Step step, ConstTensor x, Tensor y, const Exec& exec,
                        Tape* tape) const = 0;  // x, y [N, C] f32, not aliased
   virtual void backward(ConstTensor x, ConstTensor dy, Tensor dx, const Exec& exec, Tape& tape) const = 0;
   virtual int64_t tape_bytes_per_token() const = 0;

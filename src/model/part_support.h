@@ -3,8 +3,25 @@
 
 #include "model/layer_part.h"
 #include "ops/gemm/gemm_bwd.h"
+#include "ops/linear_attn/linear_attn.h"
+#include "ops/mla/mla.h"
 
 namespace linnet::model {
+
+// What a kind of pass takes of each operator that has several forms.
+static_assert(kPassChunk == ops::kLinearAttnChunk);
+inline ops::GemmForm gemm_form(Step step) {
+  using enum ops::GemmForm;
+  return step == Step::cheapest ? by_count : step == Step::prefill ? tiles : dots;
+}
+inline ops::MlaForm mla_form(Step step) {
+  using enum ops::MlaForm;
+  return step == Step::cheapest ? by_cost : step == Step::prefill ? expanded : absorbed;
+}
+inline ops::LinearAttnForm linear_attn_form(Step step) {
+  using enum ops::LinearAttnForm;
+  return step == Step::cheapest ? by_length : step == Step::prefill ? chunks : steps;
+}
 
 enum DxMode : bool { kWrite = false, kAdd = true };
 

@@ -36,7 +36,18 @@ using LayerState = std::array<std::byte*, kMaxStateTensors>;
 // What a training pass keeps for its backward: all activations, or the input of each layer, whose forward then runs again.
 enum class Recompute : uint8_t { none, layer };
 
+// What kind of pass it is. Operators that could choose among kernels by the number of rows or by cost are told by it which to take, so that
+// within a kind no bit of a sequence depends on what else is in the pass or, for prompts cut at multiples of kPassChunk of their
+// positions, on how they are cut.
+enum class Step : uint8_t {
+  cheapest,  // kernels by cost: training, scoring
+  prefill,   // tokens of prompts: tiles, expanded attention, the recurrence in chunks
+  decode,    // sampled tokens: dot products, absorbed attention, the recurrence step by step. Cut anywhere
+};
+constexpr int64_t kPassChunk = 64;
+
 struct Pass {
+  Step step = Step::cheapest;
   ConstTensor ids;                       // [N] i32
   ConstTensor seq_start;                 // [B + 1] i32 packed offsets; equal neighbours = a sequence without new tokens
   std::span<const int64_t> n_past;       // [B] tokens already in each state

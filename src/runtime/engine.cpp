@@ -5,7 +5,6 @@
 
 #include "core/errors.h"
 #include "core/text.h"
-#include "ops/linear_attn/linear_attn.h"
 
 namespace linnet::runtime {
 
@@ -83,17 +82,20 @@ bool Engine::append(std::span<const Append> requests, LogitsSink sink, const Pro
 }
 
 std::vector<Engine::Piece> Engine::next_pass(std::span<const Append> requests, const std::vector<int64_t>& done) const {
+  constexpr int64_t kChunk = model::kPassChunk;
   std::vector<Piece> pieces;
   int64_t room = options_.tokens_per_pass;
   for (size_t r = 0; r < requests.size() && room > 0; ++r) {
     int64_t count = static_cast<int64_t>(requests[r].tokens.size()) - done[r];
-    if (count > room) {  // cut where the sequence itself reaches a multiple of the chunk, if the room reaches that far
-      const int64_t past = requests[r].slot->n_tokens(),
-                    end = (past + room) / ops::kLinearAttnChunk * ops::kLinearAttnChunk;
-      if (end <= past && !pieces.empty()) continue;
-      count = end > past ? end - past : room;
-    }
     if (count == 0) continue;
+    if (!pieces.empty() && requests[r].step != requests[pieces.front().request].step) continue;
+    if (count > room && requests[r].step == model::Step::decode) count = room;
+    if (count > room) {  // cut where the sequence itself reaches a multiple of the chunk
+      const int64_t past = requests[r].slot->n_tokens(), end = (past + room) / kChunk * kChunk;
+      if (end <= past && !pieces.empty()) continue;
+      if (end > past) count = end - past;
+      else count = requests[r].step == model::Step::prefill ? std::min(count, kChunk - past % kChunk) : room;
+    }
     pieces.push_back({r, done[r], count});
     room -= count;
   }
@@ -122,7 +124,8 @@ void Engine::run_pass(std::span<const Append> requests, const std::vector<Piece>
 
   const Workspace::Scope scope(workspace_);
   const Tensor hidden = workspace_.tensor<float>({static_cast<int64_t>(output_rows.size()), config().hidden});
-  const model::Pass pass{.ids = ConstTensor::of(ids.data(), {static_cast<int64_t>(ids.size())}),
+  const model::Pass pass{.step = requests[pieces.front().request].step,
+                         .ids = ConstTensor::of(ids.data(), {static_cast<int64_t>(ids.size())}),
                          .seq_start = ConstTensor::of(seq_start.data(), {static_cast<int64_t>(seq_start.size())}),
                          .n_past = n_past,
                          .states = states,
@@ -159,7 +162,7 @@ void Engine::deliver(std::span<const Append> requests, const std::vector<Piece>&
     while (left > 0) {
       if (row == to) {
         from = row, to = std::min(row + kLogitRows, L);
-        loaded_.model->head(hidden.rows(from, to), logits.rows(0, to - from), Exec{pool_, workspace_});
+        loaded_.model->head(request.step, hidden.rows(from, to), logits.rows(0, to - from), Exec{pool_, workspace_});
       }
       const int64_t count = std::min(left, to - row);
       sink(piece.request, first, logits.rows(row - from, row - from + count));
@@ -168,13 +171,13 @@ void Engine::deliver(std::span<const Append> requests, const std::vector<Piece>&
   }
 }
 
-void Engine::commit(StateSlot& slot, int64_t n) {
+void Engine::commit(StateSlot& slot, int64_t n, model::Step step) {
   if (n < 0 || n > slot.n_tentative())
     throw InvalidArgument(cat("commit: expected 0 to ", slot.n_tentative(), " tentative tokens, got ", n));
   if (n == slot.n_tentative()) return slot.commit_all();
   const std::vector<int32_t> again(slot.tentative_tokens().begin(), slot.tentative_tokens().begin() + n);
   slot.rollback();
-  const Append request{.slot = &slot, .tokens = again, .want = Want::nothing};
+  const Append request{.slot = &slot, .tokens = again, .want = Want::nothing, .step = step};
   append({&request, 1}, [](size_t, int64_t, Tensor) {});
 }
 

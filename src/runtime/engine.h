@@ -28,6 +28,10 @@ struct Append {
   std::span<const int32_t> tokens;
   bool tentative = false;
   Want want = Want::last;
+  // prefill, decode: the bits of the sequence's state and logits are a function of its tokens, of where prefill and decode change, and of
+  // nothing else: not of other requests, of passes, of threads. Prefill then wants tokens that end where the prompt ends or at a multiple
+  // of model::kPassChunk positions of the sequence.
+  model::Step step = model::Step::cheapest;
 };
 
 // Receives logits [L, V] f32 of tokens [first, first + L) of request `request`; the memory is valid during the call and may be written.
@@ -52,15 +56,16 @@ class Engine {
 
   StateSlot new_slot() const { return StateSlot(loaded_.model->state_specs(), loaded_.identity); }
 
-  // Appends to several sequences at once, in passes of at most tokens_per_pass() packed tokens; long requests are cut at multiples of
-  // kLinearAttnChunk of the sequence's own positions, so that the same prompt is always cut alike. A slot may appear once.
+  // Appends to several sequences at once, in passes of one step's requests and at most tokens_per_pass() packed tokens (prefill: or one
+  // chunk). Long requests are cut at multiples of model::kPassChunk of the sequence's own positions; with prefill, nowhere else. A slot
+  // may appear once.
   // Throws InvalidArgument, before anything has changed, for an id outside the vocabulary or a sequence that would outgrow context().
   // Returns false when `progress` stopped it: each slot then holds the tokens of the passes that ran.
   bool append(std::span<const Append> requests, LogitsSink sink, const Progress& progress = nullptr);
 
   // Makes the first n tentative tokens of the slot committed and forgets the others. All of them: free. Some: the recurrent state returns
   // to the snapshot and the n tokens run again (docs/decisions/ has the costs). Throws InvalidArgument unless 0 <= n <= n_tentative().
-  void commit(StateSlot& slot, int64_t n);
+  void commit(StateSlot& slot, int64_t n, model::Step step = model::Step::cheapest);  // step: of tokens that run again
 
   // Sees the residual stream of every pass; for tests and for comparing engines.
   void set_observer(std::function<void(int64_t layer, const ConstTensor& stream)> observer) {

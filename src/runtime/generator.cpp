@@ -16,9 +16,9 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 // Appends tokens and copies the logits after the last one. Returns false when progress stopped it.
-bool append_for_logits(Engine& engine, StateSlot& slot, std::span<const int32_t> tokens, std::vector<float>& logits,
-                       const Progress& progress) {
-  const Append request{.slot = &slot, .tokens = tokens, .want = Want::last};
+bool append_for_logits(Engine& engine, StateSlot& slot, std::span<const int32_t> tokens, model::Step step,
+                       std::vector<float>& logits, const Progress& progress) {
+  const Append request{.slot = &slot, .tokens = tokens, .want = Want::last, .step = step};
   return engine.append(
       {&request, 1},
       [&](size_t, int64_t, Tensor row) {
@@ -110,7 +110,7 @@ GenerateResult generate(Engine& engine, StateSlot& slot, const formats::Tokenize
 
   std::vector<float> logits;
   auto start = std::chrono::steady_clock::now();
-  const bool done = append_for_logits(engine, slot, prompt, logits, prefill_progress);
+  const bool done = append_for_logits(engine, slot, prompt, model::Step::prefill, logits, prefill_progress);
   result.prompt_seconds = seconds_since(start);
   if (!done) {
     result.finish = Finish::cancelled;
@@ -143,7 +143,7 @@ GenerateResult generate(Engine& engine, StateSlot& slot, const formats::Tokenize
       if (guard.may_end()) result.finish = Finish::closed;
       break;
     }
-    append_for_logits(engine, slot, {&token, 1}, logits, nullptr);
+    append_for_logits(engine, slot, {&token, 1}, model::Step::decode, logits, nullptr);
   }
   if (open && !matcher.stopped()) open = emit(matcher.push(decoder.flush()) + matcher.flush());
   if (!open) result.finish = Finish::cancelled;

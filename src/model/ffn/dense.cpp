@@ -17,7 +17,7 @@ void DenseFfn::tensors(TensorTable& table, const std::string& prefix) {
   add("down_proj.weight", {hidden_, width_}, down_, 1);
 }
 
-void DenseFfn::forward(ConstTensor x, Tensor y, const Exec& exec, Tape* tape) const {
+void DenseFfn::forward(Step step, ConstTensor x, Tensor y, const Exec& exec, Tape* tape) const {
   const Workspace::Scope scope(exec.workspace);
   Workspace& memory = kept_in(tape, exec.workspace);
   Activations a;
@@ -25,10 +25,10 @@ void DenseFfn::forward(ConstTensor x, Tensor y, const Exec& exec, Tape* tape) co
   a.product = tape ? memory.tensor<float>({x[0], width_}) : a.gate;
   if (tape) tape->push(a);
   const ops::GemmProblem in[] = {{.x = x, .w = gate_, .y = a.gate}, {.x = x, .w = up_, .y = a.up}};
-  apply("dense", ops::plan_gemm, {in}, exec);
+  apply("dense", ops::plan_gemm, {in, gemm_form(step)}, exec);
   apply("dense", ops::plan_swiglu, {.gate = a.gate, .up = a.up, .y = a.product}, exec);
   const ops::GemmProblem out[] = {{.x = a.product, .w = down_, .y = y}};
-  apply("dense", ops::plan_gemm, {out}, exec);
+  apply("dense", ops::plan_gemm, {out, gemm_form(step)}, exec);
 }
 
 void DenseFfn::backward(ConstTensor x, ConstTensor dy, Tensor dx, const Exec& exec, Tape& tape) const {

@@ -9,7 +9,7 @@ class DenseFfn : public Ffn {
  public:
   explicit DenseFfn(const ModelConfig& config) : hidden_(config.hidden), width_(config.dense_width) {}
   void tensors(TensorTable& table, const std::string& prefix) override;
-  void forward(ConstTensor x, Tensor y, const Exec& exec, Tape* tape) const override;
+  void forward(Step step, ConstTensor x, Tensor y, const Exec& exec, Tape* tape) const override;
   void backward(ConstTensor x, ConstTensor dy, Tensor dx, const Exec& exec, Tape& tape) const override;
   int64_t tape_bytes_per_token() const override { return 4 * 3 * width_; }
 

@@ -58,8 +58,9 @@ int64_t MoeFfn::tape_bytes_per_token() const {
   return 4 * (moe_.experts + 4 * K + 3 * K * moe_.width + 3 * shared_width() + K * hidden_);
 }
 
-void MoeFfn::forward(ConstTensor x, Tensor y, const Exec& exec, Tape* tape) const {
+void MoeFfn::forward(Step step, ConstTensor x, Tensor y, const Exec& exec, Tape* tape) const {
   const int64_t N = x[0], E = moe_.experts;
+  const ops::GemmForm form = gemm_form(step);
   Workspace& scratch = exec.workspace;
   const Workspace::Scope scope(scratch);
   const Activations a = activations(N, kept_in(tape, scratch), tape != nullptr);
@@ -67,7 +68,7 @@ void MoeFfn::forward(ConstTensor x, Tensor y, const Exec& exec, Tape* tape) cons
 
   // 1. Route, and sort the (token, slot) pairs by expert.
   const ops::GemmProblem route[] = {{.x = x, .w = router_, .y = a.logits, .exact = true}};
-  apply("moe router", ops::plan_gemm, {route}, exec);
+  apply("moe router", ops::plan_gemm, {route, form}, exec);
   apply("moe router", ops::plan_router,
         {.logits = a.logits,
          .bias = router_bias_,
@@ -100,7 +101,7 @@ void MoeFfn::forward(ConstTensor x, Tensor y, const Exec& exec, Tape* tape) cons
     problems[n++] = {.x = x, .w = expert.gate, .y = a.routed.gate.rows(begin[e], begin[e + 1]), .rows = rows};
     problems[n++] = {.x = x, .w = expert.up, .y = a.routed.up.rows(begin[e], begin[e + 1]), .rows = rows};
   }
-  apply("moe experts", ops::plan_gemm, {{problems, n}}, exec);
+  apply("moe experts", ops::plan_gemm, {{problems, n}, form}, exec);
   for (const Glu& g : {a.routed, a.shared})
     if (g.gate[1] > 0) apply("moe experts", ops::plan_swiglu, {.gate = g.gate, .up = g.up, .y = g.product}, exec);
 
@@ -111,7 +112,7 @@ void MoeFfn::forward(ConstTensor x, Tensor y, const Exec& exec, Tape* tape) cons
       problems[n++] = {.x = a.routed.product.rows(begin[e], begin[e + 1]),
                        .w = experts_[static_cast<size_t>(e)].down,
                        .y = a.answers.rows(begin[e], begin[e + 1])};
-  apply("moe experts", ops::plan_gemm, {{problems, n}}, exec);
+  apply("moe experts", ops::plan_gemm, {{problems, n}, form}, exec);
 
   // 3. The weighted sum, on top of the shared expert's answer.
   apply("moe combine", ops::plan_combine,

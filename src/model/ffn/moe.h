@@ -9,7 +9,7 @@ class MoeFfn : public Ffn {
  public:
   MoeFfn(const MoeConfig& moe, int64_t hidden, bool biased_weights);
   void tensors(TensorTable& table, const std::string& prefix) override;
-  void forward(ConstTensor x, Tensor y, const Exec& exec, Tape* tape) const override;
+  void forward(Step step, ConstTensor x, Tensor y, const Exec& exec, Tape* tape) const override;
   void backward(ConstTensor x, ConstTensor dy, Tensor dx, const Exec& exec, Tape& tape) const override;
   int64_t tape_bytes_per_token() const override;
   void after_step(const StepRules& rules, StepReport& report) override;

@@ -106,6 +106,7 @@ void DeltaMixer::forward(const Pass& pass, std::span<const LayerState> states, C
   if (tape) tape->push(a);
 
   // 1. Everything that reads x: one parallel region.
+  const ops::GemmForm form = gemm_form(pass.step);
   const bool kda = decay_ == ops::Decay::per_channel;
   const Tensor z = as_columns(a.z);
   const ops::GemmProblem from_x[] = {
@@ -117,11 +118,11 @@ void DeltaMixer::forward(const Pass& pass, std::span<const LayerState> states, C
       {.x = x, .w = g_a_, .y = a.g},
       {.x = x, .w = b_proj_, .y = a.beta, .exact = true},
   };
-  apply("kda projections", ops::plan_gemm, {from_x}, exec);
+  apply("kda projections", ops::plan_gemm, {from_x, form}, exec);
 
   // 2. The low-rank gates go up again; the write strength is a sigmoid.
   const ops::GemmProblem up[] = {{.x = a.g, .w = g_b_, .y = a.gate.reshaped({N, HD})}, {.x = a.f, .w = f_b_, .y = z}};
-  apply("kda gates", ops::plan_gemm, {{up, kda ? 2u : 1u}}, exec);
+  apply("kda gates", ops::plan_gemm, {{up, kda ? 2u : 1u}, form}, exec);
   apply("kda gates", ops::plan_sigmoid, {.x = a.beta, .y = a.beta}, exec);
   apply("kda gates", ops::plan_decay_gate,
         {.z = a.z,
@@ -155,14 +156,16 @@ void DeltaMixer::forward(const Pass& pass, std::span<const LayerState> states, C
          .state = state_pointers(states, kRecurrent, exec.workspace),
          .out = a.out,
          .scale = scale(),
-         .decay = decay_},
+         .decay = decay_,
+         .form = linear_attn_form(pass.step),
+         .n_past = pass.n_past.data()},
         exec);
 
   // 5. Per-head norm times sigmoid gate, and out.
   apply("kda output", ops::plan_gated_norm,
         {.x = a.out, .gate = a.gate, .weight = o_norm_, .y = a.normed, .eps = norm_eps_}, exec);
   const ops::GemmProblem down[] = {{.x = a.normed.reshaped({N, HD}), .w = o_proj_, .y = y}};
-  apply("kda output", ops::plan_gemm, {down}, exec);
+  apply("kda output", ops::plan_gemm, {down, form}, exec);
 }
 
 void DeltaMixer::backward(const Pass& pass, std::span<const LayerState> initial, ConstTensor x, ConstTensor dy,

@@ -58,7 +58,7 @@ void MlaMixer::forward(const Pass& pass, std::span<const LayerState> states, Con
 
   const ops::GemmProblem from_x[] = {{.x = x, .w = q_proj_, .y = a.q.reshaped({N, H * mla_.query_dim()})},
                                      {.x = x, .w = kv_a_, .y = a.row}};
-  apply("mla projections", ops::plan_gemm, {from_x}, exec);
+  apply("mla projections", ops::plan_gemm, {from_x, gemm_form(pass.step)}, exec);
 
   // The latent is normed before it is cached; the shared key part is neither normed nor rotated.
   if (tape) copy_bytes(a.normed.data, a.row.data, a.row.bytes(), exec);
@@ -76,10 +76,11 @@ void MlaMixer::forward(const Pass& pass, std::span<const LayerState> states, Con
          .Dr = mla_.shared_key_dim,
          .Dv = mla_.value_dim,
          .out = a.out,
-         .scale = scale()},
+         .scale = scale(),
+         .form = mla_form(pass.step)},
         exec);
   const ops::GemmProblem down[] = {{.x = a.out.reshaped({N, H * mla_.value_dim}), .w = o_proj_, .y = y}};
-  apply("mla output", ops::plan_gemm, {down}, exec);
+  apply("mla output", ops::plan_gemm, {down, gemm_form(pass.step)}, exec);
 }
 
 void MlaMixer::backward(const Pass& pass, std::span<const LayerState>, ConstTensor x, ConstTensor dy, Tensor dx,

@@ -24,7 +24,7 @@ constexpr Variant<GemmArgs> kVariants[] = {
     variant<gemm::kKernelsSimd>("simd", Isa::baseline),
 };
 
-void check(const GemmProblem& p, size_t i) {
+void check(const GemmProblem& p, GemmForm form, size_t i) {
   if (p.y.rank == 2 && p.y[0] == 0) return;
   const std::string op = cat("gemm: problem ", i);
   const auto fail = [&](const auto&... what) { throw InvalidArgument(cat(op, ": ", what...)); };
@@ -34,6 +34,7 @@ void check(const GemmProblem& p, size_t i) {
   };
   expect("y", p.y, DType::f32, {-1, -1});
   if (p.x_is_in_out && (p.rows || p.w_is_in_out)) fail("x_is_in_out: expected neither rows nor w_is_in_out");
+  if (p.x_is_in_out && form == GemmForm::dots) fail("x_is_in_out: expected by_count or tiles, got dots");
   if (p.x_is_in_out) expect("x", p.x, DType::f32, {-1, p.y[0]});
   else expect("x", p.x, DType::f32, {p.rows ? -1 : p.y[0], -1});
   const bool stored = p.w.dtype == DType::bf16 || p.w.dtype == DType::f16;
@@ -56,7 +57,7 @@ const Variant<GemmArgs>& gemm_variant(Isa needs) {
 }
 
 Plan<GemmArgs> plan_gemm(const GemmArgs& args, Isa isa) {
-  for (size_t i = 0; i < args.problems.size(); ++i) check(args.problems[i], i);
+  for (size_t i = 0; i < args.problems.size(); ++i) check(args.problems[i], args.form, i);
   return choose_variant<GemmArgs>("gemm", kVariants, args, isa);
 }
 

@@ -26,12 +26,18 @@ struct GemmProblem {
 // nothing (x, w, y may then be absent memory). y must not overlap another problem's y or x.
 //
 // Accumulation is f32, along k in ascending order for each y(m, n) within a variant; so y(m, n) does not depend on M,
-// on the other problems or on the thread count, except that a problem with few rows (M <= kGemvRows, not x_is_in_out) runs
-// on the dot-product kernel, whose order differs. The bf16 paths (avx512_bf16, amx) round x to bf16 (nearest even) and take
-// subnormal numbers for zero in the products that run on tiles: bf16 w, M > kGemvRows or x_is_in_out, neither exact nor w_is_in_out.
+// on the other problems or on the thread count, except that by_count takes a problem with few rows (M <= kGemvRows, not
+// x_is_in_out) to the dot-product kernel, whose order differs. A form that is fixed leaves no exception. The bf16 paths (avx512_bf16, amx) round x to bf16 (nearest even) and take
+// subnormal numbers for zero in the products that run on tiles: bf16 w, neither exact nor w_is_in_out.
 // Everything else widens w to f32.
+enum class GemmForm : uint8_t {
+  by_count,  // what is cheapest for the number of rows: dots up to kGemvRows, else tiles
+  tiles,     // also for few rows
+  dots,      // also for many rows; not with x_is_in_out
+};
 struct GemmArgs {
   std::span<const GemmProblem> problems;
+  GemmForm form = GemmForm::by_count;  // w_is_in_out has one kernel only
 };
 
 constexpr int64_t kGemvRows = 8;
@@ -44,7 +50,7 @@ std::span<const Variant<GemmArgs>> gemm_variants();
 // nothing to choose while they run. Throws InternalError when there is none.
 const Variant<GemmArgs>& gemm_variant(Isa needs);
 
-// Scratch bytes that suffice for any batch of products whose widths are at most k and whose rows, counted once for
+// Scratch bytes that suffice for any batch of products (by_count) whose widths are at most k and whose rows, counted once for
 // neighbours that share them, are at most `rows` (those of an x_is_in_out in steps of 16). Most of it is address space: a
 // batch touches what it packs.
 size_t gemm_workspace_bytes(int64_t rows, int64_t k, int n_threads);

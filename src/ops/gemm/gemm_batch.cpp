@@ -10,10 +10,11 @@ namespace {
 
 enum class Path : uint8_t { none, dots, in_out, f32, bf16 };
 
-Path path_of(const GemmProblem& p, const Kernels& kernels) {
+Path path_of(const GemmProblem& p, GemmForm form, const Kernels& kernels) {
   if (p.y[0] == 0 || p.y[1] == 0) return Path::none;
   if (p.w_is_in_out) return Path::in_out;
-  if (p.y[0] <= kGemvRows && !p.x_is_in_out) return Path::dots;
+  const bool few = form == GemmForm::by_count ? p.y[0] <= kGemvRows : form == GemmForm::dots;
+  if (few && !p.x_is_in_out) return Path::dots;
   return kernels.bf16 && p.w.dtype == DType::bf16 && !p.exact ? Path::bf16 : Path::f32;
 }
 
@@ -45,7 +46,7 @@ Cut cut_of(const GemmProblem& p, Path path, const Kernels& kernels, const Grain&
   if (path == Path::none) return cut;
   if (path == Path::dots || path == Path::in_out) {
     const int64_t unit = path == Path::dots ? 4 : kStripColumns;
-    cut.m_step = kGemvRows;
+    cut.m_step = path == Path::dots ? kStripRows : kGemvRows;
     cut.n_step = std::max(grain.strip_bytes / row_bytes / unit * unit, unit);
   } else {
     const int64_t panels = ceil_div(M, kPanelRows),
@@ -66,8 +67,12 @@ bool same_rows(const GemmProblem& a, const GemmProblem& b) {
 // pack (none when the problem before it on the same path has the same rows) and where its packed rows lie.
 class alignas(kAlignment) Walk {
  public:
-  Walk(std::span<const GemmProblem> problems, const Kernels& kernels, const Grain& grain = {})
-      : next_(problems.data()), end_(problems.data() + problems.size()), kernels_(&kernels), grain_(grain) {}
+  Walk(const GemmArgs& args, const Kernels& kernels, const Grain& grain = {})
+      : next_(args.problems.data()),
+        end_(args.problems.data() + args.problems.size()),
+        form_(args.form),
+        kernels_(&kernels),
+        grain_(grain) {}
 
   // Goes to the end; what is left are the totals.
   Walk& finish() {
@@ -78,7 +83,7 @@ class alignas(kAlignment) Walk {
   bool next() {
     if (next_ == end_) return false;
     problem = next_++;
-    path = path_of(*problem, *kernels_);
+    path = path_of(*problem, form_, *kernels_);
     cut = cut_of(*problem, path, *kernels_, grain_);
     first_task = end_task, end_task += cut.tasks();
     first_panel = end_panel;
@@ -117,6 +122,7 @@ class alignas(kAlignment) Walk {
   };
   const GemmProblem* next_;
   const GemmProblem* end_;
+  GemmForm form_;
   const Kernels* kernels_;
   Grain grain_;
   Packed packed_[2];  // the last rows packed as f32 and as bf16
@@ -198,9 +204,7 @@ void run_tile(const Walk& at, int64_t m0, int64_t n0, const std::byte* packed, c
 
 Grain choose_grain(const GemmArgs& args, const Kernels& kernels, int n_threads) {
   Grain grain;
-  const auto enough = [&] {
-    return Walk(args.problems, kernels, grain).finish().end_task >= kTasksPerThread * n_threads;
-  };
+  const auto enough = [&] { return Walk(args, kernels, grain).finish().end_task >= kTasksPerThread * n_threads; };
   if (n_threads == 1) return grain;
   while (grain.strip_bytes > kLeastStripBytes && !enough()) {
     grain.strip_bytes /= 2;
@@ -216,7 +220,7 @@ void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels,
                const Preparation* preparation) noexcept {
   const Workspace::Scope scope(exec.workspace);
   const int n_threads = exec.pool.size();
-  const Walk start(args.problems, kernels, choose_grain(args, kernels, n_threads));
+  const Walk start(args, kernels, choose_grain(args, kernels, n_threads));
   const Walk all = Walk(start).finish();
   if (all.end_task == 0) return;
   // One walk a thread: the pool hands out indices in ascending order, so each only ever moves forward.
@@ -251,7 +255,7 @@ size_t batch_fixed_bytes(int n_threads) {
 }
 
 size_t batch_workspace_bytes(const GemmArgs& args, int n_threads, const Kernels& kernels) {
-  const Walk all = Walk(args.problems, kernels).finish();
+  const Walk all = Walk(args, kernels).finish();
   return batch_fixed_bytes(n_threads) + static_cast<size_t>(all.packed_bytes);
 }
 

@@ -94,10 +94,11 @@ inline void prefetch_part(const Tile& t, int64_t panel, int64_t panels, int64_t 
 }
 
 // y[m][n] (+)= sum_k w(n, k) * x[m][k] for few rows of x, given by pointer, and rows [0, n) of w.
+constexpr int64_t kStripRows = 64;
 struct Strip {
-  const float* x[kGemvRows];
-  float* y[kGemvRows];  // at the first of the n columns
-  int64_t m;            // <= kGemvRows
+  const float* x[kStripRows];
+  float* y[kStripRows];  // at the first of the n columns
+  int64_t m;             // <= kStripRows
   const std::byte* w;
   DType w_dtype;
   int64_t w_stride, n, k;

@@ -20,6 +20,13 @@ enum class Decay : uint8_t {
   per_channel,  // exp(log_decay[n, h, d])            GLA, KDA
 };
 
+// How tokens are computed: equal in exact arithmetic, not in bits.
+enum class LinearAttnForm : uint8_t {
+  by_length,  // in chunks of kLinearAttnChunk from the call's first token on; what is left is stepped when it is short
+  chunks,  // in chunks that end at multiples of kLinearAttnChunk of the sequence's positions, also a chunk of few tokens
+  steps,   // token by token
+};
+
 struct LinearAttnArgs {
   ConstTensor q;  // [N, Hk, Dk] f32, token stride free; normalised by the caller if the mixer normalises
   ConstTensor k;  // [N, Hk, Dk] f32, token stride free
@@ -32,17 +39,19 @@ struct LinearAttnArgs {
   float scale = 1;      // usually Dk^-1/2
   Decay decay = Decay::per_channel;
   bool delta = true;
+  LinearAttnForm form = LinearAttnForm::by_length;
+  const int64_t* n_past = nullptr;  // [B] tokens before this call, read by the form `chunks` only; null: none
 };
 
 // Any Dk, Dv >= 1, any decay down to log_decay = -inf: results stay finite and accurate. Outputs before token t do not
 // depend, in any bit, on token t. A sequence cut at a multiple of kLinearAttnChunk tokens and continued gives the same
-// bits as in one piece. Throws InvalidArgument naming the tensor, Unsupported with the reasons.
+// bits as in one piece; with the form `steps`, cut anywhere. Throws InvalidArgument naming the tensor, Unsupported with the reasons.
 Plan<LinearAttnArgs> plan_linear_attn(const LinearAttnArgs& args, Isa isa = active_isa());
 std::span<const Variant<LinearAttnArgs>> linear_attn_variants();
 
 constexpr int64_t kLinearAttnChunk = 64;
 
-// A sequence runs in chunks. What is left after its last full chunk is stepped token by token when it has at most this
+// By length, a sequence runs in chunks. What is left after its last full chunk is stepped token by token when it has at most this
 // many tokens: so a short sequence is stepped, and a cut at a chunk boundary changes nothing.
 constexpr int64_t kLinearAttnStepTokens = 8;
 

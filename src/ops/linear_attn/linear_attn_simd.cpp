@@ -34,13 +34,17 @@ struct ChunkMemory {
 // Tokens of sequence b that run in chunks.
 inline int64_t chunked_tokens(const LinearAttnArgs& a, int64_t b) {
   const int64_t n_tokens = a.seq_start.as<int32_t>()[b + 1] - a.seq_start.as<int32_t>()[b];
-  return n_tokens - stepped_tokens(n_tokens);
+  return n_tokens - stepped_tokens(a, b);
 }
 
 // Chunk c of a head; without tokens when there is no such chunk.
 inline LinearAttnHead chunk_of(const LinearAttnHead& x, int64_t c) {
-  const int64_t first = std::min(c * kLinearAttnChunk, x.n_tokens);
-  return tokens_of(x, first, std::min(kLinearAttnChunk, x.n_tokens - first));
+  const int64_t first = std::clamp<int64_t>(c * kLinearAttnChunk - x.lead, 0, x.n_tokens);
+  return tokens_of(x, first, std::min((c + 1) * kLinearAttnChunk - x.lead, x.n_tokens) - first);
+}
+
+inline int64_t chunk_count(const LinearAttnHead& x) {
+  return (x.lead + x.n_tokens + kLinearAttnChunk - 1) / kLinearAttnChunk;
 }
 
 // Enough heads for every thread: a head stays on one thread, its state in that thread's cache.
@@ -54,7 +58,7 @@ void run_whole_heads(const LinearAttnArgs& a, const ChunkMemory& memory, ThreadP
       if (n == 0) continue;
       const LinearAttnHead x = tokens_of(head_of(a, b, task % H), 0, n);
       for (int64_t p = 0; p < panels; ++p) load_panel(x.state, x.Dk, x.Dv, p, memory.panel(thread, p));
-      for (int64_t c = 0; c * kLinearAttnChunk < x.n_tokens; ++c) {
+      for (int64_t c = 0; c < chunk_count(x); ++c) {
         const LinearAttnHead chunk = chunk_of(x, c);
         prepare_chunk(chunk, scratch, op);
         for (int64_t p = 0; p < panels; ++p) apply_chunk(chunk, op, p, memory.panel(thread, p));
@@ -70,8 +74,8 @@ void run_whole_heads(const LinearAttnArgs& a, const ChunkMemory& memory, ThreadP
 void run_shared_heads(const LinearAttnHead* heads, int64_t n_heads, const ChunkMemory& memory, ThreadPool& pool) {
   const int64_t window = 2 * memory.n_threads / n_heads, panels = panel_count(memory.Dv);
   int64_t longest = 0;
-  for (int64_t i = 0; i < n_heads; ++i) longest = std::max(longest, heads[i].n_tokens);
-  for (int64_t first = 0; first * kLinearAttnChunk < longest; first += window) {
+  for (int64_t i = 0; i < n_heads; ++i) longest = std::max(longest, chunk_count(heads[i]));
+  for (int64_t first = 0; first < longest; first += window) {
     pool.parallel_for(n_heads * window, 1, [&](int64_t slot_begin, int64_t slot_end, int thread) {
       for (int64_t slot = slot_begin; slot < slot_end; ++slot) {
         const LinearAttnHead chunk = chunk_of(heads[slot / window], first + slot % window);
@@ -83,7 +87,7 @@ void run_shared_heads(const LinearAttnHead* heads, int64_t n_heads, const ChunkM
       for (int64_t task = task_begin; task < task_end; ++task) {
         const int64_t head = task / panels, p = task % panels;
         load_panel(heads[head].state, memory.Dk, memory.Dv, p, s);
-        for (int64_t w = 0; w < window && (first + w) * kLinearAttnChunk < heads[head].n_tokens; ++w)
+        for (int64_t w = 0; w < window && first + w < chunk_count(heads[head]); ++w)
           apply_chunk(chunk_of(heads[head], first + w), memory.operators(head * window + w), p, s);
         store_panel(s, memory.Dk, memory.Dv, p, heads[head].state);
       }
@@ -114,7 +118,7 @@ void run_steps(const LinearAttnArgs& a, const Exec& exec) {
   const int64_t B = a.seq_start[0] - 1, H = a.v[1], Dk = a.k[2], Dv = a.v[2];
   const int32_t* start = a.seq_start.as<int32_t>();
   int64_t stepped = 0;
-  for (int64_t b = 0; b < B; ++b) stepped += stepped_tokens(start[b + 1] - start[b]) > 0;
+  for (int64_t b = 0; b < B; ++b) stepped += stepped_tokens(a, b) > 0;
   if (stepped == 0) return;
   const int64_t n_threads = exec.pool.size(), units = padded(Dv) / 16;  // a unit: one cache line of every state row
   const int64_t slices = std::clamp<int64_t>((n_threads + stepped * H - 1) / (stepped * H), 1, units);
@@ -124,7 +128,7 @@ void run_steps(const LinearAttnArgs& a, const Exec& exec) {
   exec.pool.parallel_for(B * H * slices, 1, [&](int64_t task_begin, int64_t task_end, int thread) {
     for (int64_t task = task_begin; task < task_end; ++task) {
       const int64_t slice = task % slices, h = task / slices % H, b = task / slices / H;
-      const int64_t n_tokens = start[b + 1] - start[b], n = stepped_tokens(n_tokens);
+      const int64_t n_tokens = start[b + 1] - start[b], n = stepped_tokens(a, b);
       if (n == 0) continue;
       const int64_t begin = units * slice / slices * 16, end = std::min(Dv, units * (slice + 1) / slices * 16);
       step_head(tokens_of(head_of(a, b, h), n_tokens - n, n), begin, end, scratch + thread * scratch_floats);

@@ -18,6 +18,7 @@ struct LinearAttnHead {
   float* state;       // [Dk, Dv]
   int64_t q_stride, k_stride, v_stride, decay_stride, beta_stride, out_stride;
   int64_t n_tokens, Dk, Dv;
+  int64_t lead;  // tokens of the first chunk that came before
   float scale;
   bool decay_per_channel, delta;
 };
@@ -40,6 +41,7 @@ inline LinearAttnHead head_of(const LinearAttnArgs& a, int64_t b, int64_t h) {
   if (a.out) x.out = a.out.row<float>(n) + h * Dv, x.out_stride = a.out.row_stride;
   if (a.state) x.state = a.state[b] + h * Dk * Dv;
   x.n_tokens = start[b + 1] - n, x.Dk = Dk, x.Dv = Dv, x.scale = a.scale, x.delta = a.delta;
+  if (a.form == LinearAttnForm::chunks && a.n_past) x.lead = a.n_past[b] % kLinearAttnChunk;
   return x;
 }
 
@@ -55,7 +57,10 @@ inline LinearAttnHead tokens_of(LinearAttnHead x, int64_t first, int64_t count) 
 
 // A sequence is cut into chunks; what is left after the last full one is stepped when it is short. So a call that
 // starts at a chunk boundary of a longer one does exactly the work that the longer one does from there.
-inline int64_t stepped_tokens(int64_t n_tokens) {
+inline int64_t stepped_tokens(const LinearAttnArgs& a, int64_t b) {
+  const int32_t* start = a.seq_start.as<int32_t>();
+  const int64_t n_tokens = start[b + 1] - start[b];
+  if (a.form != LinearAttnForm::by_length) return a.form == LinearAttnForm::steps ? n_tokens : 0;
   const int64_t rest = n_tokens % kLinearAttnChunk;
   return rest <= kLinearAttnStepTokens ? rest : 0;
 }

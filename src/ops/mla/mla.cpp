@@ -8,8 +8,6 @@ namespace {
 
 constexpr const char* kOp = "mla";
 
-enum class Way { cheaper, absorbed, expanded };
-
 // Flop per head of n_new queries that see n_past tokens and each other. Both ways pass every query-key pair once; the
 // absorbed way multiplies each query by kv_b, the expanded way each key.
 bool absorbed_is_cheaper(const MlaArgs& a, int64_t n_past, int64_t n_new) {
@@ -20,21 +18,21 @@ bool absorbed_is_cheaper(const MlaArgs& a, int64_t n_past, int64_t n_new) {
   return absorbed < expanded;
 }
 
-template <Way way>
-bool takes_absorbed(const MlaArgs& a, int64_t b) {
+bool takes_absorbed(const MlaArgs& a, MlaForm form, int64_t b) {
   const int32_t* start = a.seq_start.as<int32_t>();
-  return way == Way::absorbed ||
-         (way == Way::cheaper && absorbed_is_cheaper(a, a.seqs[b].n_past, start[b + 1] - start[b]));
+  return form == MlaForm::absorbed ||
+         (form == MlaForm::by_cost && absorbed_is_cheaper(a, a.seqs[b].n_past, start[b + 1] - start[b]));
 }
 
 // Neighbours of one way run together, with the empty sequences among them: a pass over kv_b serves all of them.
-template <Way way>
+template <MlaForm fixed>
 void run(const MlaArgs& a, const Exec& exec) noexcept {
+  const MlaForm form = fixed == MlaForm::by_cost ? a.form : fixed;
   const int32_t* start = a.seq_start.as<int32_t>();
   const int64_t B = a.seq_start[0] - 1;
   for (int64_t b = 0, end; b < B; b = end) {
-    const bool absorbed = takes_absorbed<way>(a, b);
-    for (end = b + 1; end < B && (start[end] == start[end + 1] || takes_absorbed<way>(a, end) == absorbed);) ++end;
+    const bool absorbed = takes_absorbed(a, form, b);
+    for (end = b + 1; end < B && (start[end] == start[end + 1] || takes_absorbed(a, form, end) == absorbed);) ++end;
     if (absorbed) mla_absorbed(a, start[b], start[end], exec);
     else mla_expanded(a, b, end, exec);
   }
@@ -46,9 +44,9 @@ size_t either_workspace(const MlaArgs& a, int n_threads) {
 
 // The first is always chosen; the other two hold one way fixed, for tests and benchmarks.
 constexpr Variant<MlaArgs> kVariants[] = {
-    {"simd", Isa::baseline, no_refusal, either_workspace, run<Way::cheaper>},
-    {"simd_absorbed", Isa::baseline, no_refusal, mla_absorbed_workspace, run<Way::absorbed>},
-    {"simd_expanded", Isa::baseline, no_refusal, mla_expanded_workspace, run<Way::expanded>}};
+    {"simd", Isa::baseline, no_refusal, either_workspace, run<MlaForm::by_cost>},
+    {"simd_absorbed", Isa::baseline, no_refusal, mla_absorbed_workspace, run<MlaForm::absorbed>},
+    {"simd_expanded", Isa::baseline, no_refusal, mla_expanded_workspace, run<MlaForm::expanded>}};
 
 void expect_extent(const char* name, int64_t value, int64_t least) {
   if (value < least) throw InvalidArgument(cat(kOp, ": ", name, ": expected at least ", least, ", got ", value));

@@ -19,6 +19,8 @@ struct MlaSequence {
   int64_t n_past;     // tokens before this call
 };
 
+enum class MlaForm : uint8_t { by_cost, expanded, absorbed };
+
 struct MlaArgs {
   ConstTensor q;     // [N, H, Dn + Dr] f32, token stride free
   ConstTensor kv_b;  // [H * (Dn + Dv), R] f32, bf16 or f16, dense
@@ -29,10 +31,11 @@ struct MlaArgs {
   int64_t R, Dn, Dr, Dv;
   Tensor out;   // [N, H, Dv] f32, token stride free
   float scale;  // usually (Dn + Dr)^-1/2
+  MlaForm form = MlaForm::by_cost;
 };
 
 // Softmax in f32; bitwise causal; out_i does not depend on how the call's tokens are cut into calls except through the
-// choice between the two ways. Throws InvalidArgument naming the tensor.
+// choice between the two ways, which `form` can fix. Throws InvalidArgument naming the tensor.
 Plan<MlaArgs> plan_mla(const MlaArgs& args, Isa isa = active_isa());
 std::span<const Variant<MlaArgs>> mla_variants();
 
