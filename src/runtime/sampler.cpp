@@ -34,10 +34,11 @@ void SamplingParams::check(int64_t vocab_size) const {
 Sampler::Sampler(SamplingParams params, int64_t vocab_size, int64_t n_emittable)
     : params_(std::move(params)), n_emittable_(std::min(n_emittable, vocab_size)), rng_(params_.seed) {
   params_.check(vocab_size);
-  count_.resize(static_cast<size_t>(vocab_size));
+  if (penalises()) count_.resize(static_cast<size_t>(vocab_size));
 }
 
 void Sampler::observe(int32_t token) {
+  if (!penalises()) return;
   seen_.push_back(token);
   ++count_[static_cast<size_t>(token)];
   if (params_.penalty_window > 0 && static_cast<int64_t>(seen_.size()) > params_.penalty_window)
@@ -46,7 +47,7 @@ void Sampler::observe(int32_t token) {
 
 void Sampler::penalise(std::span<float> logits) const {
   for (const auto& [id, bias] : params_.logit_bias) logits[static_cast<size_t>(id)] += bias;
-  if (params_.repetition_penalty == 1 && params_.presence_penalty == 0 && params_.frequency_penalty == 0) return;
+  if (!penalises()) return;
   for (size_t id = 0; id < logits.size(); ++id) {
     if (count_[id] == 0) continue;
     float& x = logits[id];
@@ -70,42 +71,43 @@ int32_t Sampler::sample(std::span<float> logits) {
 // Weights are exp((logit - max) / temperature): the best token weighs 1, so min_p compares with 1 directly.
 int32_t Sampler::draw(std::span<const float> logits) {
   const float max = *std::max_element(logits.begin(), logits.end());
-  candidates_.clear();
+  static thread_local std::vector<std::pair<float, int32_t>> candidates;  // scratch: as large as the vocabulary
+  candidates.clear();
   for (size_t id = 0; id < logits.size(); ++id) {
     const float weight =
         max == INFINITY ? (logits[id] == INFINITY ? 1.f : 0.f) : std::exp((logits[id] - max) / params_.temperature);
-    if (weight > 0) candidates_.emplace_back(weight, static_cast<int32_t>(id));
+    if (weight > 0) candidates.emplace_back(weight, static_cast<int32_t>(id));
   }
   const auto likelier = [](const auto& a, const auto& b) {
     return a.first > b.first || (a.first == b.first && a.second < b.second);
   };
-  if (params_.top_k > 0 && params_.top_k < static_cast<int64_t>(candidates_.size())) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k, candidates_.end(), likelier);
-    candidates_.resize(static_cast<size_t>(params_.top_k));
+  if (params_.top_k > 0 && params_.top_k < static_cast<int64_t>(candidates.size())) {
+    std::nth_element(candidates.begin(), candidates.begin() + params_.top_k, candidates.end(), likelier);
+    candidates.resize(static_cast<size_t>(params_.top_k));
   }
   double total = 0;
-  for (const auto& [weight, id] : candidates_) total += weight;
+  for (const auto& [weight, id] : candidates) total += weight;
   if (params_.top_p < 1) {
     // A heap gives the candidates in descending order one at a time; usually a few carry the mass.
     const auto heap_order = [&](const auto& a, const auto& b) { return likelier(b, a); };
-    std::make_heap(candidates_.begin(), candidates_.end(), heap_order);
-    auto kept = candidates_.end();
-    for (double mass = 0; kept != candidates_.begin() && mass < params_.top_p * total;) {
-      std::pop_heap(candidates_.begin(), kept--, heap_order);
+    std::make_heap(candidates.begin(), candidates.end(), heap_order);
+    auto kept = candidates.end();
+    for (double mass = 0; kept != candidates.begin() && mass < params_.top_p * total;) {
+      std::pop_heap(candidates.begin(), kept--, heap_order);
       mass += kept->first;
     }
-    candidates_.erase(candidates_.begin(), kept);
+    candidates.erase(candidates.begin(), kept);
   }
-  if (params_.min_p > 0) std::erase_if(candidates_, [&](const auto& c) { return c.first < params_.min_p; });
+  if (params_.min_p > 0) std::erase_if(candidates, [&](const auto& c) { return c.first < params_.min_p; });
   // Back in order of ids, in which they were gathered, whatever the selections above did.
   if (params_.top_k > 0 || params_.top_p < 1)
-    std::sort(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    std::sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   total = 0;
-  for (const auto& [weight, id] : candidates_) total += weight;
+  for (const auto& [weight, id] : candidates) total += weight;
   double left = rng_.uniform() * total;
-  for (const auto& [weight, id] : candidates_)
+  for (const auto& [weight, id] : candidates)
     if ((left -= weight) < 0) return id;
-  return candidates_.back().second;  // rounding left nothing of the mass: the last one
+  return candidates.back().second;  // rounding left nothing of the mass: the last one
 }
 
 }  // namespace linnet::runtime

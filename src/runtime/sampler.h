@@ -39,15 +39,17 @@ class Sampler {
   int32_t sample(std::span<float> logits);
 
  private:
+  bool penalises() const {
+    return params_.repetition_penalty != 1 || params_.presence_penalty != 0 || params_.frequency_penalty != 0;
+  }
   void penalise(std::span<float> logits) const;
   int32_t draw(std::span<const float> logits);
 
   SamplingParams params_;
   int64_t n_emittable_;
   Rng rng_;
-  std::vector<int32_t> seen_;   // in order
+  std::vector<int32_t> seen_;   // in order; neither this nor the next is kept when nothing is penalised
   std::vector<int32_t> count_;  // [V] within the window
-  std::vector<std::pair<float, int32_t>> candidates_;
 };
 
 }  // namespace linnet::runtime

@@ -57,8 +57,8 @@ double negative_log_probability(std::span<const float> logits, int32_t token) {
   return std::log(sum) + static_cast<double>(max) - static_cast<double>(logits[static_cast<size_t>(token)]);
 }
 
-Score score_document(Engine& engine, std::span<const int32_t> tokens, const ScoreOptions& given,
-                     const ScoredToken& each, const Progress& progress) {
+Score score_document(Engine& engine, std::span<const int32_t> tokens, const ScoreOptions& given, const ScoreSink& each,
+                     const Progress& progress) {
   const ScoreOptions options = checked(given, engine, tokens.size());
   const std::vector<Window> windows = windows_of(static_cast<int64_t>(tokens.size()), options.window, options.stride);
   int64_t total = 0, read = 0;

@@ -34,12 +34,12 @@ struct Score {
 };
 
 // Told of each token as it is scored; used to sum what depends on the token itself. May be empty.
-using ScoredToken = std::function<void(int64_t index, double nll)>;
+using ScoreSink = std::function<void(int64_t index, double nll)>;
 
 // Throws InvalidArgument for a window beyond the engine's context, a stride outside [1, window], fewer than two tokens; FormatError never.
 // Progress counts tokens read, all windows together; when it says stop, the score of what was read comes back.
 Score score_document(Engine& engine, std::span<const int32_t> tokens, const ScoreOptions& options,
-                     const ScoredToken& each = nullptr, const Progress& progress = nullptr);
+                     const ScoreSink& each = nullptr, const Progress& progress = nullptr);
 
 // -log softmax(logits)[token], in double.
 double negative_log_probability(std::span<const float> logits, int32_t token);

@@ -1,5 +1,5 @@
 // Stop strings that arrive in pieces.
-#include "runtime/generator.h"
+#include "runtime/stop_matcher.h"
 
 #include <gtest/gtest.h>
 
