@@ -1,0 +1,206 @@
+#include "runtime/scheduler.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "core/text.h"
+#include "runtime/serve/batcher.h"
+
+namespace linnet::runtime {
+
+// The queue before the batcher, and the thread that drives it.
+class Scheduler::Core {
+ public:
+  Core(Engine& engine, const formats::Tokenizer& tokenizer, const SchedulerOptions& options)
+      : engine_(engine), tokenizer_(tokenizer), options_(options), batcher_(engine, options) {
+    stats_ = batcher_.stats();
+    thread_ = std::thread([this] { run(); });
+  }
+  ~Core() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = draining_ = true;
+    }
+    work_.notify_one();
+    thread_.join();
+  }
+
+  std::unique_ptr<Stream> submit(Request request);
+  void drain(Clock::time_point until);
+  SchedulerStats stats() const;
+
+ private:
+  std::unique_ptr<Job> make_job(Request request) const;
+  double retry_after() const;
+  void run();
+  void end_waiting(bool cut);
+  void publish();
+
+  Engine& engine_;
+  const formats::Tokenizer& tokenizer_;
+  const SchedulerOptions options_;
+
+  // The thread's own, but for what bytes_of and bytes_limit say.
+  Batcher batcher_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable work_, ended_;
+  std::deque<std::unique_ptr<Job>> waiting_;
+  int64_t open_ = 0;  // requests that have not ended
+  bool draining_ = false, cut_ = false, stop_ = false;
+  SchedulerStats stats_;            // as of the last round; waiting, submitted and refused are counted here
+  SchedulerStats never_placed_;     // the ends of those that never had a place
+  double seconds_per_request_ = 0;  // between the ends of requests while others wait, smoothed; 0: not yet known
+  Clock::time_point last_end_{};
+  bool waited_ = false;  // others waited then
+
+  std::thread thread_;
+};
+
+namespace {
+
+int64_t n_ended(const SchedulerStats& s) { return s.finished + s.cancelled + s.timed_out + s.failed; }
+
+void check(const Request& request, const Engine& engine, const SchedulerOptions& options) {
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt == 0) throw InvalidArgument("prompt: expected at least one token, got none");
+  const int64_t vocab = engine.config().vocab_size, more = request.options.max_tokens == 0 ? 0 : 1;
+  for (size_t i = 0; i < request.prompt.size(); ++i)
+    if (request.prompt[i] < 0 || request.prompt[i] >= vocab)
+      throw InvalidArgument(cat("prompt: token ", i, ": expected an id in [0, ", vocab, "), got ", request.prompt[i]));
+  if (prompt + more > engine.context())
+    throw InvalidArgument(cat("prompt: expected at most ", engine.context() - more, " tokens, since the context is ",
+                              engine.context(), ", got ", prompt));
+  if (request.n < 1 || request.n > options.max_streams)
+    throw InvalidArgument(cat("n: expected 1 to ", options.max_streams, " choices, got ", request.n));
+  if (request.top_logprobs < -1 || request.top_logprobs > vocab)
+    throw InvalidArgument(cat("top_logprobs: expected 0 to ", vocab, ", got ", request.top_logprobs));
+}
+
+}  // namespace
+
+std::unique_ptr<Job> Scheduler::Core::make_job(Request request) const {
+  check(request, engine_, options_);
+  auto job = std::make_unique<Job>();
+  job->bytes = batcher_.bytes_of(request);
+  if (job->bytes > batcher_.bytes_limit())
+    throw InvalidArgument(cat("request: its states can take ", bytes_text(job->bytes), ", but there are ",
+                              bytes_text(batcher_.bytes_limit()), " for all; ask for fewer tokens or choices"));
+  GenerateOptions options = request.options;
+  for (int64_t i = 0; i < request.n; ++i) {
+    if (i > 0) options.sampling.seed = mix64(request.options.sampling.seed + static_cast<uint64_t>(i));
+    job->choices.push_back(
+        {.index = i, .said = Continuation(options, tokenizer_, engine_.config().vocab_size, engine_.context())});
+    job->choices.back().said.observe(request.prompt);
+  }
+  job->request = std::move(request);
+  job->channel = std::make_shared<Channel>();
+  return job;
+}
+
+// A request that finds a place free is taken even without a queue: it waits for the end of a
+// pass only.
+std::unique_ptr<Stream> Scheduler::Core::submit(Request request) {
+  std::unique_ptr<Job> job = make_job(std::move(request));
+  auto stream = std::make_unique<Stream>(job->channel);
+  {
+    const std::lock_guard lock(mutex_);
+    int64_t sequences = stats_.sequences, n_queued = 0;  // queued: without a place at the next look
+    for (const auto& other : waiting_) sequences += other->request.n, n_queued += sequences > options_.max_streams;
+    const bool full = sequences + job->request.n > options_.max_streams && n_queued >= options_.max_queue;
+    if (draining_ || full) {
+      ++stats_.refused;
+      if (draining_) throw Busy("scheduler: it takes no more requests", retry_after(), true);
+      throw Busy(cat("scheduler: ", n_queued, " requests wait already"), retry_after(), false);
+    }
+    job->submitted = Clock::now();
+    waiting_.push_back(std::move(job));
+    ++stats_.submitted, ++open_;
+  }
+  work_.notify_one();
+  return stream;
+}
+
+double Scheduler::Core::retry_after() const {
+  return seconds_per_request_ == 0 ? 1 : std::clamp(seconds_per_request_, 0.01, 60.0);
+}
+
+void Scheduler::Core::drain(Clock::time_point until) {
+  std::unique_lock lock(mutex_);
+  draining_ = true;
+  if (ended_.wait_until(lock, until, [&] { return open_ == 0; })) return;
+  cut_ = true;
+  ended_.wait(lock, [&] { return open_ == 0; });
+}
+
+SchedulerStats Scheduler::Core::stats() const {
+  const std::lock_guard lock(mutex_);
+  SchedulerStats stats = stats_;
+  stats.waiting = static_cast<int64_t>(waiting_.size());
+  return stats;
+}
+
+void Scheduler::Core::run() {
+  for (bool stop = false; !stop;) {
+    bool cut;
+    {
+      std::unique_lock lock(mutex_);
+      work_.wait(lock, [&] { return stop_ || !waiting_.empty() || !batcher_.idle(); });
+      stop = stop_, cut = stop_ || cut_;
+      end_waiting(cut);
+      while (!waiting_.empty() && batcher_.fits(*waiting_.front())) {
+        stats_.sequences += waiting_.front()->request.n;
+        batcher_.admit(std::move(waiting_.front()));
+        waiting_.pop_front();
+      }
+    }
+    try {
+      if (cut) batcher_.cut_all(Finish::cancelled);
+      else batcher_.round();
+    } catch (...) {  // nothing that a single request is to blame for
+      batcher_.fail_all(std::current_exception());
+    }
+    publish();
+  }
+}
+
+// Ends what waits and was cancelled, is late, or has to go.
+void Scheduler::Core::end_waiting(bool cut) {
+  const Clock::time_point now = Clock::now();
+  std::erase_if(waiting_, [&](const std::unique_ptr<Job>& job) {
+    const bool cancelled = cut || job->channel->cancelled(), late = now >= job->request.deadline;
+    if (cancelled || late) close_cut(*job, cancelled ? Finish::cancelled : Finish::timed_out, never_placed_);
+    return cancelled || late;
+  });
+}
+
+void Scheduler::Core::publish() {
+  const std::lock_guard lock(mutex_);
+  SchedulerStats now = batcher_.stats();
+  now.submitted = stats_.submitted, now.refused = stats_.refused;
+  now.cancelled += never_placed_.cancelled, now.timed_out += never_placed_.timed_out;
+  const int64_t ended = n_ended(now) - n_ended(stats_);
+  stats_ = now;
+  if (ended == 0) return;
+  const Clock::time_point time = Clock::now();
+  if (waited_) {
+    const double each = seconds_between(last_end_, time) / static_cast<double>(ended);
+    seconds_per_request_ += (each - seconds_per_request_) / (seconds_per_request_ == 0 ? 1 : 8);
+  }
+  last_end_ = time, waited_ = !waiting_.empty();
+  open_ -= ended;
+  ended_.notify_all();
+}
+
+Scheduler::Scheduler(Engine& engine, const formats::Tokenizer& tokenizer, SchedulerOptions options)
+    : core_(std::make_unique<Core>(engine, tokenizer, options)) {}
+Scheduler::~Scheduler() = default;
+
+std::unique_ptr<Stream> Scheduler::submit(Request request) { return core_->submit(std::move(request)); }
+void Scheduler::drain(std::chrono::steady_clock::time_point until) { core_->drain(until); }
+SchedulerStats Scheduler::stats() const { return core_->stats(); }
+
+}  // namespace linnet::runtime
