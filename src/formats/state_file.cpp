@@ -43,6 +43,16 @@ class Checksum {
   XXH64_state_t state_;
 };
 
+std::string defect_of_parts(const StateSection& section) {
+  size_t bytes = 0;
+  for (const auto& part : section.parts) {
+    if (bytes % kAlignment != 0) return cat("expected parts of a multiple of ", kAlignment, " bytes");
+    bytes += part.size();
+  }
+  const auto expected = static_cast<size_t>(section.data.bytes());
+  return bytes == expected ? "" : cat("expected parts of ", expected, " bytes, got ", bytes);
+}
+
 std::string header_json(const std::filesystem::path& path, const StateHeader& header,
                         std::span<const StateSection> sections) {
   nlohmann::ordered_json json = {
@@ -53,6 +63,7 @@ std::string header_json(const std::filesystem::path& path, const StateHeader& he
     std::string defect = names.insert(section.name).second ? defect_of(spec) : "expected one such section, got two";
     if (defect.empty() && !section.data) defect = "expected a tensor, got none";
     if (defect.empty() && !section.data.dense()) defect = "expected a dense tensor, got a strided one";
+    if (defect.empty() && !section.parts.empty()) defect = defect_of_parts(section);
     if (!defect.empty()) throw InvalidArgument(cat(path.string(), ": ", printable(section.name, 120), ": ", defect));
     json["sections"].push_back({{"name", spec.name}, {"dtype", file_name_of(spec.dtype)}, {"shape", spec.shape}});
   }
@@ -117,8 +128,10 @@ void write_state_file(const std::filesystem::path& path, const StateHeader& head
   const std::string json = header_json(path, header, sections);
   // All pieces of the file after the prefix, in order; each is followed by zeros up to a multiple of kAlignment.
   std::vector<std::span<const std::byte>> pieces = {std::as_bytes(std::span(json))};
-  for (const StateSection& section : sections)
-    pieces.emplace_back(section.data.data, static_cast<size_t>(section.data.bytes()));
+  for (const StateSection& section : sections) {
+    if (section.parts.empty()) pieces.emplace_back(section.data.data, static_cast<size_t>(section.data.bytes()));
+    else pieces.insert(pieces.end(), section.parts.begin(), section.parts.end());
+  }
   uint64_t file_bytes = sizeof(Prefix);
   for (const auto& piece : pieces) file_bytes = aligned_size(file_bytes + piece.size());
   Prefix prefix{kMagic, kStateFileVersion, static_cast<uint32_t>(json.size()), file_bytes, 0};

@@ -31,9 +31,12 @@ struct StateHeader {
 struct StateSection {
   std::string name;
   ConstTensor data;  // dense
+  // For writing: where the bytes lie when not at `data`, in order; each part but the last is a multiple of kAlignment.
+  std::vector<std::span<const std::byte>> parts = {};
 };
 
-// Written atomically: see AtomicFile. Throws InvalidArgument for a section without name, twice named or strided; IoError.
+// Written atomically: see AtomicFile. Throws InvalidArgument for a section without name, twice named or strided, or whose parts are
+// not its bytes; IoError.
 void write_state_file(const std::filesystem::path& path, const StateHeader& header,
                       std::span<const StateSection> sections);
 

@@ -139,8 +139,8 @@ void KimiLinear::start_states(const Pass& pass, int64_t layer, const Exec& exec)
       for (size_t i = 0; i < specs.size(); ++i) {
         if (specs[i].lifetime != Lifetime::per_sequence) continue;
         const size_t bytes = static_cast<size_t>(specs[i].bytes());
-        if (initial.empty()) std::memset(states[b][i], 0, bytes);
-        else std::memcpy(states[b][i], initial[b][i], bytes);
+        if (initial.empty()) std::memset(states[b][i].data, 0, bytes);
+        else std::memcpy(states[b][i].data, initial[b][i].data, bytes);
       }
   });
 }

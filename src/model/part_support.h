@@ -38,11 +38,11 @@ inline ops::GemmBwdProblem exact(ops::GemmBwdProblem problem) {
   return problem;
 }
 
-// Pointers to one state tensor of every sequence; null when there are no states.
+// Pointers to one per-sequence state tensor of every sequence; null when there are no states.
 inline float** state_pointers(std::span<const LayerState> states, size_t index, Workspace& scratch) {
   if (states.empty()) return nullptr;
   float** pointers = scratch.take<float*>(static_cast<int64_t>(states.size()));
-  for (size_t b = 0; b < states.size(); ++b) pointers[b] = reinterpret_cast<float*>(states[b][index]);
+  for (size_t b = 0; b < states.size(); ++b) pointers[b] = reinterpret_cast<float*>(states[b][index].data);
   return pointers;
 }
 

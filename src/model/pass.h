@@ -29,9 +29,20 @@ struct StateSpec {
   }
 };
 
-// Memory of one layer's state of one sequence, in the order of the mixer's specs. A per-token tensor has room for the rows of the
-// pass; the mixer writes rows [n_past, n_past + n_new).
-using LayerState = std::array<std::byte*, kMaxStateTensors>;
+// Rows of a per-token tensor lie in blocks of so many, which may lie anywhere and which sequences that begin alike share.
+constexpr int64_t kStateBlock = 64;
+
+// Memory of one state tensor of one sequence: `data` of a per-sequence tensor, `blocks` of a per-token one.
+struct StateMemory {
+  std::byte* data = nullptr;
+  std::byte* const* blocks = nullptr;  // row j is row j % kStateBlock of blocks[j / kStateBlock]
+
+  std::byte* row(int64_t j, int64_t row_bytes) const { return blocks[j / kStateBlock] + j % kStateBlock * row_bytes; }
+};
+
+// Of one layer, in the order of the mixer's specs. A per-token tensor has room for the rows of the pass; the mixer writes rows
+// [n_past, n_past + n_new) and changes no other.
+using LayerState = std::array<StateMemory, kMaxStateTensors>;
 
 // What a training pass keeps for its backward: all activations, or the input of each layer, whose forward then runs again.
 enum class Recompute : uint8_t { none, layer };

@@ -21,7 +21,7 @@ Engine::Engine(const std::filesystem::path& dir, EngineOptions options)
       workspace_(physical_memory_bytes()),
       loaded_(model::load_model(dir, options_.load, pool_)) {
   options_.load.check_progress = nullptr;  // what it refers to may end with the call
-  check_options();
+  start();
 }
 
 Engine::Engine(model::LoadedModel loaded, EngineOptions options)
@@ -29,10 +29,11 @@ Engine::Engine(model::LoadedModel loaded, EngineOptions options)
       pool_(options_.threads),
       workspace_(physical_memory_bytes()),
       loaded_(std::move(loaded)) {
-  check_options();
+  start();
 }
 
-void Engine::check_options() {
+void Engine::start() {
+  states_ = std::make_unique<StatePool>(loaded_.model->state_specs(), loaded_.identity);
   if (options_.context < 0 || options_.context > config().context)
     throw InvalidArgument(cat("context: expected 1 to ", config().context,
                               " tokens (what the model was made for), got ", options_.context));

@@ -54,7 +54,8 @@ class Engine {
   MemoryPlan memory_plan() const;
   ThreadPool& pool() { return pool_; }
 
-  StateSlot new_slot() const { return StateSlot(loaded_.model->state_specs(), loaded_.identity); }
+  StateSlot new_slot() const { return StateSlot(*states_); }
+  StatePool& states() const { return *states_; }  // the memory of its slots
 
   // Appends to several sequences at once, in passes of one step's requests and at most tokens_per_pass() packed tokens (prefill: or one
   // chunk). Long requests are cut at multiples of model::kPassChunk of the sequence's own positions; with prefill, nowhere else. A slot
@@ -74,7 +75,7 @@ class Engine {
 
  private:
   struct Piece;  // the part of one request that runs in one pass
-  void check_options();
+  void start();
   void check(std::span<const Append> requests) const;
   std::vector<Piece> next_pass(std::span<const Append> requests, const std::vector<int64_t>& done) const;
   void run_pass(std::span<const Append> requests, const std::vector<Piece>& pieces, LogitsSink sink);
@@ -84,6 +85,7 @@ class Engine {
   ThreadPool pool_;
   Workspace workspace_;
   model::LoadedModel loaded_;
+  std::unique_ptr<StatePool> states_;
   std::function<void(int64_t, const ConstTensor&)> observer_;
 };
 

@@ -1,4 +1,7 @@
 // Export and import of a state slot.
+#include <algorithm>
+#include <cstring>
+
 #include "core/errors.h"
 #include "core/text.h"
 #include "formats/state_file.h"
@@ -6,6 +9,7 @@
 
 namespace linnet::runtime {
 
+using model::kStateBlock;
 using model::Lifetime;
 using model::StateSpec;
 
@@ -39,13 +43,24 @@ void StateSlot::export_to(const std::filesystem::path& file, const std::map<std:
   if (n_tentative() > 0)
     throw InvalidArgument(
         cat(file.string(), ": the state holds ", n_tentative(), " tentative tokens; commit or roll back first"));
-  formats::StateHeader header{.model = identity_, .metadata = {notes.begin(), notes.end()}};
+  formats::StateHeader header{.model = pool_->identity(), .metadata = {notes.begin(), notes.end()}};
   header.metadata[kTokensKey] = std::to_string(n_tokens_);
   std::vector<formats::StateSection> sections;
-  for_each([&](size_t layer, size_t, const StateSpec& spec, size_t flat) {
+  const Buffer zeros(sequence_ ? 0 : pool_->sequence_bytes());  // what an empty state is
+  for_each_state(pool_->specs(), [&](size_t layer, size_t i, const StateSpec& spec) {
     static constexpr std::byte kNothing{};
-    const std::byte* data = tensors_[flat].data() ? tensors_[flat].data() : &kNothing;
-    sections.push_back({section_name(layer, spec), formats::view_of(data, spec.dtype, section_shape(spec, n_tokens_))});
+    const size_t at = pool_->offset(layer, i);
+    formats::StateSection& section = sections.emplace_back();
+    section.name = section_name(layer, spec);
+    const std::byte* data = &kNothing;
+    if (spec.lifetime == Lifetime::per_sequence) data = (sequence_ ? sequence_.data() : zeros.data()) + at;
+    section.data = formats::view_of(data, spec.dtype, section_shape(spec, n_tokens_));
+    if (spec.lifetime == Lifetime::per_sequence) return;
+    for (int64_t row = 0; row < n_tokens_; row += kStateBlock) {
+      const int64_t rows = std::min(kStateBlock, n_tokens_ - row);
+      section.parts.emplace_back(blocks_[static_cast<size_t>(row / kStateBlock)].data() + at,
+                                 static_cast<size_t>(rows * spec.bytes()));
+    }
   });
   formats::write_state_file(file, header, sections);
 }
@@ -53,12 +68,12 @@ void StateSlot::export_to(const std::filesystem::path& file, const std::map<std:
 std::map<std::string, std::string> StateSlot::import_from(const std::filesystem::path& path) {
   const formats::StateFile file = formats::StateFile::read(path);
   const std::string place = path.string();
-  if (file.header().model != identity_)
-    throw FormatError(
-        cat(place, ": a state of another model: expected ", identity_, ", got ", printable(file.header().model, 40)));
+  if (file.header().model != pool_->identity())
+    throw FormatError(cat(place, ": a state of another model: expected ", pool_->identity(), ", got ",
+                          printable(file.header().model, 40)));
   const int64_t n_tokens = read_n_tokens(file, place);
   size_t expected = 0;
-  for_each([&](size_t layer, size_t, const StateSpec& spec, size_t) {
+  for_each_state(pool_->specs(), [&](size_t layer, size_t, const StateSpec& spec) {
     ++expected;
     const std::string name = section_name(layer, spec);
     const std::vector<int64_t> shape = section_shape(spec, n_tokens);
@@ -72,13 +87,23 @@ std::map<std::string, std::string> StateSlot::import_from(const std::filesystem:
   if (file.sections().size() != expected)
     throw FormatError(cat(place, ": expected ", expected, " sections, got ", file.sections().size()));
 
-  reserve_rows(n_tokens);  // the last thing that can fail; everything before it has only read
-  for_each([&](size_t layer, size_t, const StateSpec& spec, size_t flat) {
+  // The last that can fail is memory; everything before has only read.
+  StateSlot fresh(*pool_);
+  fresh.sequence_ = pool_->take_sequence();
+  if (pool_->block_bytes() > 0)
+    for (int64_t row = 0; row < n_tokens; row += kStateBlock) fresh.blocks_.push_back(pool_->take_block());
+  for_each_state(pool_->specs(), [&](size_t layer, size_t i, const StateSpec& spec) {
     const ConstTensor from = *file.find(section_name(layer, spec));
-    if (from.bytes() > 0) std::memcpy(tensors_[flat].data(), from.data, static_cast<size_t>(from.bytes()));
+    const size_t at = pool_->offset(layer, i);
+    if (spec.lifetime == Lifetime::per_sequence) {
+      if (from.bytes() > 0) std::memcpy(fresh.sequence_.data() + at, from.data, static_cast<size_t>(from.bytes()));
+      return;
+    }
+    for (int64_t row = 0; row < n_tokens; row += kStateBlock)
+      std::memcpy(fresh.blocks_[static_cast<size_t>(row / kStateBlock)].data() + at, from.data + row * spec.bytes(),
+                  static_cast<size_t>(std::min(kStateBlock, n_tokens - row) * spec.bytes()));
   });
-  snapshot_.clear(), tentative_.clear();
-  n_tokens_ = n_committed_ = n_tokens;
+  replace(n_tokens, std::move(fresh.blocks_), std::move(fresh.sequence_));
   std::map<std::string, std::string> notes(file.header().metadata.begin(), file.header().metadata.end());
   notes.erase(kTokensKey);
   return notes;

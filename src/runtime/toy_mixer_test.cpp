@@ -32,15 +32,16 @@ class ToyMixer : public model::Mixer {
   void forward(const model::Pass& pass, std::span<const LayerState> states, ConstTensor x, Tensor y, const Exec&,
                model::Tape*) const override {
     for (int64_t b = 0; b < pass.n_seqs(); ++b) {
-      float* sum = reinterpret_cast<float*>(states[static_cast<size_t>(b)][0]);
-      float* inputs = reinterpret_cast<float*>(states[static_cast<size_t>(b)][1]);
+      float* sum = reinterpret_cast<float*>(states[static_cast<size_t>(b)][0].data);
+      const model::StateMemory& inputs = states[static_cast<size_t>(b)][1];
       const int32_t* start = pass.seq_start.as<int32_t>();
       for (int64_t n = start[b]; n < start[b + 1]; ++n) {
         const int64_t position = pass.n_past[static_cast<size_t>(b)] + n - start[b];
-        std::memcpy(inputs + position * hidden_, x.row<float>(n), static_cast<size_t>(hidden_) * sizeof(float));
+        std::memcpy(inputs.row(position, hidden_ * 4), x.row<float>(n), static_cast<size_t>(hidden_) * sizeof(float));
+        const float* first = reinterpret_cast<const float*>(inputs.row(0, hidden_ * 4));
         for (int64_t c = 0; c < hidden_; ++c) {
           sum[c] += x.row<float>(n)[c];
-          y.row<float>(n)[c] = gain_.view().as<float>()[c] * (sum[c] + inputs[c]);
+          y.row<float>(n)[c] = gain_.view().as<float>()[c] * (sum[c] + first[c]);
         }
       }
     }

@@ -28,7 +28,7 @@ class SumMixer : public model::Mixer {
     Tensor sums = y;
     if (tape) sums = tape->memory().tensor<float>({x[0], hidden_}), tape->push(sums);
     for_each_token(pass, [&](size_t b, int64_t n) {
-      float* sum = reinterpret_cast<float*>(states[b][0]);
+      float* sum = reinterpret_cast<float*>(states[b][0].data);
       for (int64_t c = 0; c < hidden_; ++c) {
         sum[c] += x.row<float>(n)[c];
         sums.row<float>(n)[c] = sum[c];

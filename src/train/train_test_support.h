@@ -55,7 +55,7 @@ struct RandomPass {
             memory.emplace_back(static_cast<size_t>(spec.bytes() / 4));
             if (state == &initial[layer * B + b])
               for (float& value : memory.back()) value = static_cast<float>(0.3 * rng.normal());
-            (*state)[i] = reinterpret_cast<std::byte*>(memory.back().data());
+            (*state)[i].data = reinterpret_cast<std::byte*>(memory.back().data());
           }
         }
     const auto ints = [](const std::vector<int32_t>& v) {

@@ -179,9 +179,9 @@ void Trainer::place_states(const Batch& batch, int64_t index, bool forward_only,
       for (size_t i = 0; i < specs.size(); ++i) {
         if (specs[i].lifetime != model::Lifetime::per_sequence) continue;
         const bool kept = lane && seq.ends_row;
-        states_[layer * B + b][i] =
+        states_[layer * B + b][i].data =
             kept ? lane + in_lane : working + static_cast<int64_t>(b) * working_bytes_ + in_layer;
-        if (!initial_.empty()) initial_[layer * B + b][i] = own_start + in_lane;
+        if (!initial_.empty()) initial_[layer * B + b][i].data = own_start + in_lane;
         if (follows && policy == StatePolicy::noise && std::strcmp(specs[i].name, "recurrent") == 0)
           draw_noise(own_start + in_lane, specs[i].bytes(), Rng(rng.bits(b), layer));
         const auto bytes = static_cast<int64_t>(aligned_size(static_cast<size_t>(specs[i].bytes())));

@@ -9,6 +9,9 @@
 #include "ops/norm/norm_bwd.h"
 
 namespace linnet::model {
+
+static_assert(kStateBlock == ops::kMlaBlock);
+
 namespace {
 
 void scale_row(const Tensor& matrix, int64_t row, float factor) {
@@ -148,22 +151,19 @@ void MlaMixer::after_step(const StepRules& rules, StepReport& report) {
 // The cache in the states, after writing the new tokens' rows to it.
 const ops::MlaSequence* MlaMixer::cached(const Pass& pass, std::span<const LayerState> states, ConstTensor rows,
                                          Workspace& scratch) const {
-  const int64_t width = mla_.cache_dim();
+  const int64_t width = mla_.cache_dim(), row_bytes = width * size_of(cache_dtype_);
   const int32_t* seq_start = pass.seq_start.as<int32_t>();
   ops::MlaSequence* seqs = scratch.take<ops::MlaSequence>(pass.n_seqs());
   for (int64_t b = 0; b < pass.n_seqs(); ++b) {
-    std::byte* cache = states[static_cast<size_t>(b)][0];
-    seqs[b] = {.cache = cache, .n_past = pass.n_past[static_cast<size_t>(b)]};
+    const StateMemory& cache = states[static_cast<size_t>(b)][0];
+    seqs[b] = {.blocks = cache.blocks, .n_past = pass.n_past[static_cast<size_t>(b)]};
     const int64_t past = seqs[b].n_past - seq_start[b];
     for (int64_t n = seq_start[b]; n < seq_start[b + 1]; ++n) {
       const float* from = rows.row<float>(n);
-      if (cache_dtype_ == DType::bf16) {
-        bf16* to = reinterpret_cast<bf16*>(cache) + (past + n) * width;
-        for (int64_t i = 0; i < width; ++i) to[i] = to_bf16(from[i]);
-      } else {
-        std::memcpy(reinterpret_cast<float*>(cache) + (past + n) * width, from,
-                    static_cast<size_t>(width) * sizeof(float));
-      }
+      std::byte* to = cache.row(past + n, row_bytes);
+      if (cache_dtype_ == DType::bf16)
+        for (int64_t i = 0; i < width; ++i) reinterpret_cast<bf16*>(to)[i] = to_bf16(from[i]);
+      else std::memcpy(to, from, static_cast<size_t>(row_bytes));
     }
   }
   return seqs;
@@ -173,7 +173,12 @@ const ops::MlaSequence* MlaMixer::cached(const Pass& pass, std::span<const Layer
 const ops::MlaSequence* MlaMixer::on_tape(const Pass& pass, ConstTensor rows, Workspace& scratch) const {
   const ConstTensor& start = pass.attention_bounds();
   ops::MlaSequence* seqs = scratch.take<ops::MlaSequence>(start[0] - 1);
-  for (int64_t b = 0; b + 1 < start[0]; ++b) seqs[b] = {.cache = rows.row<float>(start.as<int32_t>()[b]), .n_past = 0};
+  for (int64_t b = 0; b + 1 < start[0]; ++b) {
+    const int64_t first = start.as<int32_t>()[b], n = start.as<int32_t>()[b + 1] - first;
+    const std::byte** blocks = scratch.take<const std::byte*>(ops::mla_blocks(n));
+    ops::mla_dense_blocks(rows.row<float>(first), n, rows[1] * static_cast<int64_t>(sizeof(float)), blocks);
+    seqs[b] = {.blocks = blocks, .n_past = 0};
+  }
   return seqs;
 }
 

@@ -65,8 +65,10 @@ void expect_sequences(const MlaArgs& a) {
       throw InvalidArgument(cat(kOp, ": seq_start[", b + 1, "]: expected at least ", start[b], ", got ", start[b + 1]));
     if (a.seqs[b].n_past < 0)
       throw InvalidArgument(cat(kOp, ": seqs[", b, "].n_past: expected at least 0, got ", a.seqs[b].n_past));
-    if (start[b] < start[b + 1] && !a.seqs[b].cache)
-      throw InvalidArgument(cat(kOp, ": seqs[", b, "].cache: expected memory, got none"));
+    const int64_t blocks = start[b] < start[b + 1] ? mla_blocks(a.seqs[b].n_past + start[b + 1] - start[b]) : 0;
+    for (int64_t i = 0; i < blocks; ++i)
+      if (!a.seqs[b].blocks || !a.seqs[b].blocks[i])
+        throw InvalidArgument(cat(kOp, ": seqs[", b, "].blocks: expected ", blocks, ", got none at ", i));
   }
 }
 

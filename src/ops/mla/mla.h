@@ -2,10 +2,14 @@
 // README.md.
 #pragma once
 
+#include <cstddef>
+
 #include "core/tensor.h"
 #include "core/variant.h"
 
 namespace linnet::ops {
+
+constexpr int64_t kMlaBlock = 64;  // rows of a cache block, and keys that softmax advances by
 
 // Per token j the cache holds one row (c_j, r_j): the normalised latent c_j [R] and the key part shared by all heads
 // r_j [Dr].
@@ -15,11 +19,21 @@ namespace linnet::ops {
 // (W_uk moved onto q, W_uv onto the result; attention runs on the latents themselves). Source: DeepSeek-V2,
 // arXiv:2405.04434; Kimi Linear section 4.
 struct MlaSequence {
-  const void* cache;  // [n_past + n_new, R + Dr] cache_dtype, dense: the rows of this call's tokens are already written
-  int64_t n_past;     // tokens before this call
+  // The cache [n_past + n_new, R + Dr] cache_dtype in blocks of dense rows that may lie anywhere: row j is row j % kMlaBlock of
+  // blocks[j / kMlaBlock]. The rows of this call's tokens are already written.
+  const std::byte* const* blocks;
+  int64_t n_past;  // tokens before this call
 };
 
 enum class MlaForm : uint8_t { by_cost, expanded, absorbed };
+
+inline constexpr int64_t mla_blocks(int64_t rows) { return (rows + kMlaBlock - 1) / kMlaBlock; }
+
+// The table of a cache whose rows all lie one after the other: blocks [mla_blocks(rows)].
+inline void mla_dense_blocks(const void* cache, int64_t rows, int64_t row_bytes, const std::byte** blocks) {
+  for (int64_t i = 0; i < mla_blocks(rows); ++i)
+    blocks[i] = static_cast<const std::byte*>(cache) + i * kMlaBlock * row_bytes;
+}
 
 struct MlaArgs {
   ConstTensor q;     // [N, H, Dn + Dr] f32, token stride free

@@ -38,7 +38,7 @@ void find_groups(MlaChunk& c) {
     for (int64_t row = (from - c.begin) * H; row < row_end; row += kGroupRows) {
       const int64_t token = c.begin + row / H;
       c.groups[c.n_groups++] = {row, std::min(kGroupRows, row_end - row), a.seqs[b].n_past + token - start[b] + 1,
-                                token, a.seqs[b].cache};
+                                token, a.seqs[b].blocks};
     }
   }
 }

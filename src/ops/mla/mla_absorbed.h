@@ -23,7 +23,7 @@ struct MlaGroup {
   int64_t row, rows;
   int64_t limit;  // of its first row's token; see MlaChunk::limit
   int64_t token;  // of its first row
-  const void* cache;
+  const std::byte* const* blocks;
 };
 
 struct MlaTask {

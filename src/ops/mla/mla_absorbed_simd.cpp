@@ -55,6 +55,13 @@ void release_columns(const MlaChunk& c, int64_t h, int64_t d0, int64_t d1) {
   }
 }
 
+// From one array to another, for a prefetch: not a difference of pointers, which may only point into one array.
+template <class T>
+int64_t elements_between(const T* from, const T* to) {
+  return static_cast<int64_t>(reinterpret_cast<intptr_t>(to) - reinterpret_cast<intptr_t>(from)) /
+         static_cast<int64_t>(sizeof(T));
+}
+
 template <class T>
 void attend_split(const MlaChunk& c, const MlaTask& task, const MlaPartial& to, float* scratch) {
   const MlaArgs& a = *c.args;
@@ -68,11 +75,12 @@ void attend_split(const MlaChunk& c, const MlaTask& task, const MlaPartial& to, 
   const SoftmaxRows softmax{g.rows, limit, scratch, to.max, to.sum, scratch + kGroupRows * kMlaBlock};
   for (int64_t key = begin; key < end; key += kMlaBlock) {
     const int64_t keys = std::min(kMlaBlock, end - key);
-    const T* rows = static_cast<const T*>(g.cache) + key * E;
+    const T* rows = cache_row<T>(g.blocks, key, E);
+    const T* next = key + kMlaBlock < end ? cache_row<T>(g.blocks, key + kMlaBlock, E) : rows;
     dot_rows<T>({g.rows, keys, E, c.q + g.row * E, E, rows, E, scratch, kMlaBlock, 1});
     for (int64_t i = 0; i < g.rows; ++i) limit[i] = std::clamp<int64_t>(c.limit(g, g.row + i) - key, 0, keys);
     softmax_block(softmax, a.scale);
-    gather_values<T>(softmax, {rows, E, a.R, kMlaBlock * E}, to.y, a.R);
+    gather_values<T>(softmax, {rows, E, a.R, elements_between(rows, next)}, to.y, a.R);
   }
 }
 

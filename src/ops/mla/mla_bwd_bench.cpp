@@ -46,6 +46,7 @@ struct Problem {
   std::vector<float> q, latent, out, dout, dq, dlatent, dkv_b, max_logit;
   std::vector<bf16> kv_b, kv_b_t;
   std::vector<int32_t> seq_start = {0};
+  std::vector<std::vector<const std::byte*>> tables;
   std::vector<MlaSequence> seqs;
 
   Problem(int64_t sequences, int64_t tokens)
@@ -63,7 +64,9 @@ struct Problem {
     for (int64_t i = 0; i < kHeads * kWidth * kR; ++i)
       kv_b_t[static_cast<size_t>(i % kR * kHeads * kWidth + i / kR)] = kv_b[static_cast<size_t>(i)];
     for (int64_t b = 0; b < sequences; ++b) {
-      seqs.push_back({latent.data() + b * tokens * kRow, 0});
+      tables.emplace_back(static_cast<size_t>(mla_blocks(tokens)));
+      mla_dense_blocks(latent.data() + b * tokens * kRow, tokens, kRow * 4, tables.back().data());
+      seqs.push_back({tables.back().data(), 0});
       seq_start.push_back(static_cast<int32_t>((b + 1) * tokens));
     }
   }

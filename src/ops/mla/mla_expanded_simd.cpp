@@ -22,27 +22,31 @@ namespace linnet::ops {
 
 constexpr int64_t kSpan = 256;      // keys expanded at a time: 320 KiB a head at widths 192 and 128, so they stay in L2
 constexpr int64_t kQueryTile = 32;  // queries of a task: scores 8 KiB and results 16 KiB in L1, beside a panel of keys
-constexpr int64_t kPiece = 64;      // keys that one task expands
+constexpr int64_t kPiece = 64;      // keys that one task expands: of one cache block
 constexpr int64_t kGroupKeys = 1024;     // of all sequences that advance together
 constexpr int64_t kGroupSequences = 64;  // most of them
 
 struct MlaSpan {
   const MlaArgs* args;
   int64_t token, n_new, n_past;  // first packed token of the sequence, its tokens in this call, those before
-  const void* cache;
+  const std::byte* const* blocks;
   int64_t room;         // keys that k and v have room for: kSpan, or what a shorter sequence needs
   int64_t begin, keys;  // positions [begin, begin + keys) are expanded
-  const float* latent;  // [keys, R]
-  int64_t latent_stride;
-  float* k;           // [H] of [room, Dn + Dr], as panels: see key_panel
-  float* v;           // [H, room, Dv]
-  float *max, *sum;   // [H, n_new]
-  float* scratch;     // per thread, scratch_floats()
-  float* own_latent;  // [room, R], where the cache is not f32
-
-  int64_t first_task;  // of a region that several sequences share
+  float* k;             // [H] of [room, Dn + Dr], as panels: see key_panel
+  float* v;             // [H, room, Dv]
+  float *max, *sum;     // [H, n_new]
+  float* scratch;       // per thread, scratch_floats()
+  float* own_latent;    // [room, R], where the cache is not f32
+  int64_t first_task;   // of a region that several sequences share
 
   int64_t n_keys() const { return n_past + n_new; }
+  int64_t cache_width() const { return args->R + args->Dr; }
+  // Latents of the span from `key` on, as far as its block of the cache reaches.
+  bool widened() const { return args->cache_dtype != DType::f32; }
+  int64_t latent_stride() const { return widened() ? args->R : cache_width(); }
+  const float* latent(int64_t key) const {
+    return widened() ? own_latent + key * args->R : cache_row<float>(blocks, begin + key, cache_width());
+  }
   int64_t key_width() const { return args->Dn + args->Dr; }
   int64_t scratch_floats() const { return kQueryTile * (kMlaBlock + args->Dv) + round_up(kQueryTile, 16); }
 };
@@ -57,41 +61,41 @@ namespace {
 
 // Keys lie transposed in panels of as many keys as one tile of sum_rows is wide: [room / kPanel][Dn + Dr][kPanel].
 constexpr int64_t kPanel = kSumVectors * kLanes;
-static_assert(kMlaBlock % kPanel == 0 && kPiece % kPanel == 0 && kSpan % kMlaBlock == 0);
+static_assert(kMlaBlock % kPanel == 0 && kPiece % kPanel == 0 && kMlaBlock % kPiece == 0 && kSpan % kMlaBlock == 0);
 
 float* key_panel(const MlaSpan& s, int64_t h, int64_t key) {
   return s.k + (h * s.room + key / kPanel * kPanel) * s.key_width();
 }
 
 void widen_latents(const MlaSpan& s, int64_t from, int64_t to) {
-  const int64_t R = s.args->R, E = R + s.args->Dr;
+  const int64_t R = s.args->R;
   for (int64_t key = from; key < to; ++key)
     map_f32(
         R, s.own_latent + key * R, [](auto x) HWY_ATTR { return x; },
-        static_cast<const bf16*>(s.cache) + (s.begin + key) * E);
+        cache_row<bf16>(s.blocks, s.begin + key, s.cache_width()));
 }
 
 // The part of the keys that all heads share, behind the head's own rows of the panel.
 template <class T>
 void copy_shared(const MlaSpan& s, int64_t from, int64_t keys, float* panel) {
   const MlaArgs& a = *s.args;
-  const T* rows = static_cast<const T*>(s.cache) + (s.begin + from) * (a.R + a.Dr) + a.R;
+  const T* rows = cache_row<T>(s.blocks, s.begin + from, s.cache_width()) + a.R;
   for (int64_t d = 0; d < a.Dr; ++d)
-    for (int64_t key = 0; key < keys; ++key) panel[(a.Dn + d) * kPanel + key] = to_f32(rows[key * (a.R + a.Dr) + d]);
+    for (int64_t key = 0; key < keys; ++key) panel[(a.Dn + d) * kPanel + key] = to_f32(rows[key * s.cache_width() + d]);
 }
 
-// Keys and values [from, to) of the span, head h, from the weights where they lie.
+// Keys and values [from, to) of the span, within one block, head h, from the weights where they lie.
 template <class W>
 void expand_keys(const MlaSpan& s, int64_t h, int64_t from, int64_t to) {
   const MlaArgs& a = *s.args;
   const W* w_uk = a.kv_b.as<W>() + h * (a.Dn + a.Dv) * a.R;
   for (int64_t key = from; key < to; key += kPanel) {
     const int64_t n = std::min(kPanel, to - key);
-    const float* latent = s.latent + key * s.latent_stride;
+    const float* latent = s.latent(key);
     float* panel = key_panel(s, h, key);
-    dot_rows<W>({n, a.Dn, a.R, latent, s.latent_stride, w_uk, a.R, panel, 1, kPanel});
+    dot_rows<W>({n, a.Dn, a.R, latent, s.latent_stride(), w_uk, a.R, panel, 1, kPanel});
     dot_rows<W>(
-        {n, a.Dv, a.R, latent, s.latent_stride, w_uk + a.Dn * a.R, a.R, s.v + (h * s.room + key) * a.Dv, a.Dv, 1});
+        {n, a.Dv, a.R, latent, s.latent_stride(), w_uk + a.Dn * a.R, a.R, s.v + (h * s.room + key) * a.Dv, a.Dv, 1});
     if (a.cache_dtype == DType::bf16) copy_shared<bf16>(s, key, n, panel);
     else copy_shared<float>(s, key, n, panel);
   }
@@ -170,7 +174,7 @@ MlaSpan take_span(const MlaArgs& a, int64_t b, const Exec& exec) {
   s.token = a.seq_start.as<int32_t>()[b];
   s.n_new = a.seq_start.as<int32_t>()[b + 1] - s.token;
   s.n_past = a.seqs[b].n_past;
-  s.cache = a.seqs[b].cache;
+  s.blocks = a.seqs[b].blocks;
   s.room = room_for(s.n_keys());
   s.k = exec.workspace.take<float>(H * s.room * s.key_width());
   s.v = exec.workspace.take<float>(H * s.room * a.Dv);
@@ -201,12 +205,6 @@ struct Group {
 };
 
 void make_keys(const Group& g, const MlaArgs& a) {
-  for (MlaSpan& s : g.spans) {
-    s.latent = s.own_latent, s.latent_stride = a.R;
-    if (a.cache_dtype != DType::f32) continue;
-    s.latent_stride = a.R + a.Dr;
-    s.latent = static_cast<const float*>(s.cache) + s.begin * s.latent_stride;
-  }
   constexpr int64_t kWiden = 32;
   if (a.cache_dtype == DType::bf16)
     g.for_tasks([](const MlaSpan& s) { return ceil_div(s.keys, kWiden); },

@@ -22,20 +22,23 @@ struct Expanded {
   std::vector<double> k, v;
 };
 
+// Element i of cache row j.
+double cached(const MlaArgs& a, const MlaSequence& seq, int64_t j, int64_t i) {
+  return element(seq.blocks[j / kMlaBlock], a.cache_dtype, j % kMlaBlock * (a.R + a.Dr) + i);
+}
+
 Expanded expand(const MlaArgs& a, const MlaSequence& seq, int64_t n, int64_t h) {
-  const int64_t E = a.R + a.Dr, Dk = a.Dn + a.Dr;
+  const int64_t Dk = a.Dn + a.Dr;
   Expanded x{std::vector<double>(static_cast<size_t>(n * Dk)), std::vector<double>(static_cast<size_t>(n * a.Dv))};
   for (int64_t j = 0; j < n; ++j) {
     for (int64_t d = 0; d < a.Dn + a.Dv; ++d) {
       double sum = 0;
       for (int64_t r = 0; r < a.R; ++r)
-        sum += element(a.kv_b.data, a.kv_b.dtype, (h * (a.Dn + a.Dv) + d) * a.R + r) *
-               element(seq.cache, a.cache_dtype, j * E + r);
+        sum += element(a.kv_b.data, a.kv_b.dtype, (h * (a.Dn + a.Dv) + d) * a.R + r) * cached(a, seq, j, r);
       if (d < a.Dn) x.k[static_cast<size_t>(j * Dk + d)] = sum;
       else x.v[static_cast<size_t>(j * a.Dv + d - a.Dn)] = sum;
     }
-    for (int64_t d = 0; d < a.Dr; ++d)
-      x.k[static_cast<size_t>(j * Dk + a.Dn + d)] = element(seq.cache, a.cache_dtype, j * E + a.R + d);
+    for (int64_t d = 0; d < a.Dr; ++d) x.k[static_cast<size_t>(j * Dk + a.Dn + d)] = cached(a, seq, j, a.R + d);
   }
   return x;
 }

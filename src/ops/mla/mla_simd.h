@@ -8,8 +8,13 @@
 namespace linnet::ops {
 
 // Softmax advances by blocks of keys at multiples of kMlaBlock of the absolute position, so a query's arithmetic does
-// not depend on what else stands in the call.
-constexpr int64_t kMlaBlock = 64;
+// not depend on what else stands in the call, and a block of keys lies in one block of the cache.
+
+// Row j of a cache of rows of `width`; rows up to the next multiple of kMlaBlock follow it.
+template <class T>
+const T* cache_row(const std::byte* const* blocks, int64_t j, int64_t width) {
+  return reinterpret_cast<const T*>(blocks[j / kMlaBlock]) + j % kMlaBlock * width;
+}
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 

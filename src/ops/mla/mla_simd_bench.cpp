@@ -96,16 +96,20 @@ struct Problem {
   std::vector<uint16_t> cache, kv_b;
   std::vector<float> q, out;
   std::vector<int32_t> seq_start;
+  std::vector<const std::byte*> blocks;
   MlaSequence seq;
   MlaArgs args;
 
   Problem(int64_t past, int64_t now)
-      : cache(random_bf16((past + now) * kRow, 1, 1)),
+      : cache(random_bf16(mla_blocks(past + now) * kMlaBlock * kRow, 1, 1)),
         kv_b(random_bf16(kHeads * (kDn + kDv) * kR, 2, 1 / std::sqrt(static_cast<double>(kR)))),
         q(static_cast<size_t>(now * kHeads * (kDn + kDr))),
         out(static_cast<size_t>(now * kHeads * kDv)),
         seq_start{0, static_cast<int32_t>(now)},
-        seq{cache.data(), past} {
+        blocks(static_cast<size_t>(mla_blocks(past + now))),
+        seq{blocks.data(), past} {
+    mla_dense_blocks(cache.data(), past + now, kRow * 2, blocks.data());
+    std::reverse(blocks.begin(), blocks.end());  // blocks lie where there was room, not in order
     const Rng rng(3);
     for (size_t i = 0; i < q.size(); ++i) q[i] = static_cast<float>(rng.normal(i));
     args = {.q = ConstTensor::of(q.data(), {now, kHeads, kDn + kDr}),

@@ -3,6 +3,7 @@
 #include "ops/mla/mla.h"
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <string_view>
 
@@ -29,6 +30,8 @@ struct MlaCase {
   OwnedTensor q, kv_b, seq_start, out;
   std::vector<OwnedTensor> caches;
   std::vector<MlaSequence> seqs;
+  std::vector<OwnedTensor> blocks;  // the caches again, each block by itself
+  std::vector<std::vector<const std::byte*>> tables;
 
   MlaCase(const Sizes& s, const std::vector<Seq>& lengths, uint64_t seed = 1, double q_stddev = 1) : sizes(s) {
     std::vector<int32_t> starts = {0};
@@ -45,7 +48,7 @@ struct MlaCase {
   }
 
   MlaArgs args() {
-    for (size_t b = 0; b < seqs.size(); ++b) seqs[b].cache = caches[b].view().data;
+    scatter();
     return {.q = q,
             .kv_b = kv_b,
             .seq_start = seq_start,
@@ -57,6 +60,25 @@ struct MlaCase {
             .Dv = sizes.Dv,
             .out = out,
             .scale = 1 / std::sqrt(static_cast<float>(sizes.Dn + sizes.Dr))};
+  }
+
+  // Blocks lie neither in order nor next to each other, and what follows the last row is NaN.
+  void scatter() {
+    const int64_t E = sizes.R + sizes.Dr;
+    blocks.clear(), tables.assign(seqs.size(), {});
+    for (size_t b = 0; b < seqs.size(); ++b) {
+      const int64_t rows = caches[b].view()[0];
+      tables[b].resize(static_cast<size_t>(mla_blocks(rows)));
+      for (int64_t i = mla_blocks(rows); i-- > 0;) {
+        const int64_t n = std::min(kMlaBlock, rows - i * kMlaBlock);
+        blocks.push_back(OwnedTensor::filled(
+            {kMlaBlock, E}, [](int64_t) { return std::nan(""); }, sizes.cache));
+        const ConstTensor from = caches[b].view().rows(i * kMlaBlock, i * kMlaBlock + n);
+        std::memcpy(blocks.back().view().data, from.data, static_cast<size_t>(from.bytes()));
+        tables[b][static_cast<size_t>(i)] = blocks.back().view().data;
+      }
+      seqs[b].blocks = tables[b].data();
+    }
   }
 };
 
@@ -192,7 +214,7 @@ TEST(Mla, BitsDoNotDependOnTheCut) {
         for (auto [begin, end] : {std::pair{int64_t{0}, cut}, std::pair{cut, T}}) {
           const OwnedTensor seq_start = OwnedTensor::ints({0, static_cast<int32_t>(end - begin)});
           MlaArgs args = c.args();
-          const MlaSequence seq{args.seqs[0].cache, past + begin};
+          const MlaSequence seq{args.seqs[0].blocks, past + begin};
           args.q = c.q.view().rows(begin, end), args.out = parts.view().rows(begin, end);
           args.seq_start = seq_start, args.seqs = &seq;
           test::run_plan(plan_of(way), args);
@@ -270,6 +292,8 @@ TEST(Mla, NamesWhatIsWrong) {
   EXPECT_EQ(message([&](MlaArgs& a) { a.seq_start = over; }),
             "mla: seq_start: expected offsets from 0 to 6, got [3] i32 from 0 to 7");
   EXPECT_EQ(message([&](MlaArgs& a) { a.seq_start = back; }), "mla: seq_start[2]: expected at least 8, got 6");
+  EXPECT_EQ(message([](MlaArgs& a) { const_cast<MlaSequence*>(a.seqs)[1].blocks = nullptr; }),
+            "mla: seqs[1].blocks: expected 1, got none at 0");
   c.seqs[1].n_past = -1;
   EXPECT_EQ(message([](MlaArgs&) {}), "mla: seqs[1].n_past: expected at least 0, got -1");
 }
