@@ -1,6 +1,7 @@
 #include "cli/options.h"
 
 #include "cli/bench.h"
+#include "cli/bench_serve.h"
 #include "cli/chat.h"
 #include "cli/data_build.h"
 #include "cli/default_model.h"
@@ -249,6 +250,45 @@ void add_bench(CLI::App& app, Action& action) {
       "the read bandwidth.");
 }
 
+void add_bench_serve(CLI::App& app, Action& action) {
+  std::shared_ptr<BenchServeArgs> a;
+  CLI::App* c =
+      add_command(app, action, "bench-serve", "Load a server and measure what its clients see", a, run_bench_serve);
+  c->add_option("URL", a->url, "http://HOST:PORT of the server")->required()->type_name("");
+  c->add_option("-n,--requests", a->requests, "conversations (default: 64)");
+  c->add_option("-c,--concurrency", a->concurrency, "conversations at once, at most (default: 8; with --rate 1024)");
+  c->add_option("--rate", a->rate,
+                "conversations that begin in a second, at random as of independent users (default: when another ends)");
+  c->add_option("--prompt-tokens", a->prompt_tokens, "length of prompts: N, or LOW:HIGH drawn evenly (default: 128)")
+      ->type_name("N");
+  c->add_option("--output-tokens", a->output_tokens, "length of replies: N, or LOW:HIGH (default: 64)")->type_name("N");
+  c->add_option("--shared-tokens", a->shared_tokens,
+                "the first so many tokens of all prompts are the same (default: 0)");
+  c->add_option("--vocabulary", a->vocabulary, "random prompts draw token ids below this (default: 256)");
+  c->add_option("--prompts", a->prompts, "lines {\"prompt\": TEXT} or {\"messages\": [...]} instead of random prompts")
+      ->type_name("FILE");
+  c->add_flag("--chat", a->chat,
+              "ask /v1/chat/completions, with random words (default: /v1/completions with token ids)");
+  c->add_option("--turns", a->turns, "of each conversation, by --chat (default: 1)");
+  c->add_option("--pause", a->pause, "seconds between a reply and the next turn (default: 0)");
+  c->add_flag("--stop-at-end", a->stop_at_end,
+              "replies may end before their length (default: end tokens are passed over)");
+  c->add_option("--temperature", a->temperature, "of the sampling (default: the server's)");
+  c->add_option("--model", a->model, "name to ask for (default: the first that the server offers)");
+  c->add_option("--api-key", a->api_key, "if the server wants one (default: the environment's LINNET_API_KEY)");
+  c->add_option("--timeout", a->timeout, "seconds until a request counts as failed (default: 600)");
+  c->add_option("--goodput", a->goodput,
+                "limits in milliseconds that good requests keep: ttft=500,tpot=50,latency=5000")
+      ->type_name("LIMITS");
+  c->add_flag("--health", a->health, "measure GET /health instead, for --seconds");
+  c->add_option("--seconds", a->seconds, "of --health (default: 5)");
+  c->add_option("--seed", a->seed, "of prompts, lengths and arrivals (default: 0)");
+  c->add_flag("--json", a->json, "print one JSON object");
+  c->footer(
+      "Times are those of a client: a request begins when it is sent, with --rate when it was due. TPOT is the time "
+      "from the first text to the last over the tokens but one, ITL the time between two pieces of text.");
+}
+
 void add_synth(CLI::App& app, Action& action) {
   std::shared_ptr<SynthArgs> a;
   CLI::App* c =
@@ -293,6 +333,7 @@ void declare_commands(CLI::App& app, Action& action) {
   add_train(app, action);
   add_perplexity(app, action);
   add_bench(app, action);
+  add_bench_serve(app, action);
   add_synth(app, action);
   add_logits(app, action);
 }

@@ -82,6 +82,7 @@ class Reply:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
+    disable_nagle_algorithm = True
 
     def setup(self):
         super().setup()
