@@ -1,0 +1,217 @@
+#include "runtime/prefix_cache.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+
+#include "core/errors.h"
+#include "core/text.h"
+
+namespace linnet::runtime {
+
+static_assert(kCacheBlock == model::kPassChunk, "states at multiples of a block are those of the canonical prefill");
+
+namespace {
+
+constexpr size_t kBlock = static_cast<size_t>(kCacheBlock);
+
+// More uses than this add nothing: what was popular once gives way after so many times its own worth has been evicted.
+constexpr int64_t kMostUses = 16;
+
+}  // namespace
+
+PrefixCache::PrefixCache(StatePool& pool, size_t capacity_bytes, uint64_t hash_mask)
+    : pool_(pool),
+      capacity_(capacity_bytes),
+      hash_mask_(hash_mask),
+      root_hash_(XXH64(pool.identity().data(), pool.identity().size(), 0)) {}
+
+PrefixCache::~PrefixCache() { clear(); }
+
+void PrefixCache::clear() {
+  for (auto& [hash, node] : nodes_)
+    if (node.rows) node.rows.unmark_idle();
+  nodes_.clear(), states_.clear();
+}
+
+uint64_t PrefixCache::hash_of(const Node* parent, Block block) const {
+  return XXH64(block.data(), block.size_bytes(), parent ? parent->hash : root_hash_) & hash_mask_;
+}
+
+PrefixCache::Node* PrefixCache::find(const Node* parent, Block block) const {
+  const auto [first, last] = nodes_.equal_range(hash_of(parent, block));
+  for (auto at = first; at != last; ++at) {
+    const Node& node = at->second;
+    if (node.parent == parent && std::equal(block.begin(), block.end(), node.tokens.begin()))
+      return const_cast<Node*>(&node);
+  }
+  return nullptr;
+}
+
+PrefixCache::Node* PrefixCache::add(Node* parent, Block block, const StateBlock& rows) {
+  const uint64_t hash = hash_of(parent, block);
+  Node& node =
+      nodes_.emplace(hash, Node{.parent = parent, .hash = hash, .depth = parent ? parent->depth + 1 : 1})->second;
+  std::copy(block.begin(), block.end(), node.tokens.begin());
+  node.rows = rows;
+  if (node.rows) node.rows.mark_idle();
+  if (parent) ++parent->children;
+  return &node;
+}
+
+int64_t PrefixCache::restore(std::span<const int32_t> tokens, StateSlot& slot) {
+  if (&slot.pool() != &pool_) throw InvalidArgument("prefix cache: restore: expected a slot of the cache's pool");
+  if (tokens.size() <= kBlock) return 0;
+  Node* best = nullptr;
+  Node* node = nullptr;
+  for (size_t at = 0; at + kBlock < tokens.size(); at += kBlock) {
+    node = find(node, tokens.subspan(at, kBlock));
+    if (!node) break;
+    if (node->sequence) best = node;
+  }
+  if (!best) return ++stats_.misses, 0;
+
+  std::vector<StateBlock> rows(pool_.block_bytes() > 0 ? static_cast<size_t>(best->depth) : 0);
+  if (!rows.empty())
+    for (const Node* at = best; at; at = at->parent) rows[static_cast<size_t>(at->depth - 1)] = at->rows;
+  slot.assign(best->depth * kCacheBlock, std::move(rows), best->sequence);
+  touch(*best);
+  ++best->uses;
+  ++stats_.hits, stats_.tokens_saved += slot.n_tokens();
+  return slot.n_tokens();
+}
+
+int64_t PrefixCache::common_prefix(std::span<const int32_t> tokens) const {
+  const Node* node = nullptr;
+  size_t at = 0;
+  for (; at + kBlock <= tokens.size(); at += kBlock) {
+    node = find(node, tokens.subspan(at, kBlock));
+    if (!node) break;
+  }
+  return static_cast<int64_t>(at);
+}
+
+void PrefixCache::insert(std::span<const int32_t> tokens, const StateSlot& slot) {
+  if (&slot.pool() != &pool_) throw InvalidArgument("prefix cache: insert: expected a slot of the cache's pool");
+  if (tokens.empty() || tokens.size() % kBlock != 0 || slot.n_tentative() > 0 ||
+      slot.n_tokens() != static_cast<int64_t>(tokens.size()))
+    throw InvalidArgument(cat("prefix cache: insert: expected a state of a multiple of ", kCacheBlock,
+                              " tokens without tentative ones, got ", tokens.size(), " tokens, ", slot.n_tokens(),
+                              " in the slot, ", slot.n_tentative(), " of them tentative"));
+  set_capacity(capacity_);
+  if (Node* known = find_all(tokens); known && known->sequence) {
+    touch(*known);
+    return;
+  }
+  const size_t needed = pool_.sequence_bytes();  // the rows are the slot's as well
+  while (bytes() + needed > capacity_ && evict_one()) {}
+  if (capacity_ == 0 || bytes() + needed > capacity_) return;
+  SequenceState sequence;
+  try {
+    sequence = slot.copy_of_sequence();
+  } catch (const OutOfMemory&) { return; }  // running sequences have it
+
+  Node* node = nullptr;
+  try {
+    for (size_t at = 0; at < tokens.size(); at += kBlock) {
+      const Block block = tokens.subspan(at, kBlock);
+      Node* next = find(node, block);
+      node = next ? next : add(node, block, slot.blocks().empty() ? StateBlock() : slot.blocks()[at / kBlock]);
+      if (needed == 0 && !node->sequence) put_state(*node, pool_.take_sequence());  // rows are all there is to a state
+    }
+    if (!node->sequence) put_state(*node, std::move(sequence));
+  } catch (...) {
+    drop_leaves(node);
+    throw;
+  }
+}
+
+PrefixCache::Node* PrefixCache::find_all(std::span<const int32_t> tokens) const {
+  Node* node = nullptr;
+  for (size_t at = 0; at + kBlock <= tokens.size(); at += kBlock)
+    if (node = find(node, tokens.subspan(at, kBlock)); !node) return nullptr;
+  return node;
+}
+
+void PrefixCache::put_state(Node& node, SequenceState sequence) {
+  states_.push_back(&node);
+  node.sequence = std::move(sequence);
+  node.position = states_.size() - 1;
+  node.uses = 1;
+  touch(node);
+  ++stats_.insertions;
+}
+
+void PrefixCache::touch(Node& node) { node.age = clock_, node.last_use = ++n_touches_; }
+
+void PrefixCache::drop_state(Node& node) {
+  node.sequence = {};
+  states_[node.position] = states_.back();
+  states_[node.position]->position = node.position;
+  states_.pop_back();
+}
+
+void PrefixCache::drop_leaves(Node* node) {
+  while (node && !node->sequence && node->children == 0) {
+    Node* const parent = node->parent;
+    if (parent) --parent->children;
+    if (node->rows) node->rows.unmark_idle();
+    auto at = nodes_.equal_range(node->hash).first;
+    while (&at->second != node) ++at;
+    nodes_.erase(at);
+    node = parent;
+  }
+}
+
+// Tokens that would have to be read again without this state, per byte that would come back, times its uses; on top of the worth of
+// what was evicted when it was used last, so that what is not used falls behind (greedy-dual-size with frequency, Cherkasova 1998).
+double PrefixCache::worth(const Node& node) const {
+  int64_t n_blocks = 0, n_freed = 0;
+  bool alone = node.children == 0;  // no other state needs the rows
+  for (const Node* at = &node; at && (at == &node || !at->sequence); at = at->parent) {
+    alone = alone && (at == &node || at->children == 1);
+    ++n_blocks, n_freed += alone ? 1 : 0;
+  }
+  const size_t freed = pool_.sequence_bytes() + static_cast<size_t>(n_freed) * pool_.block_bytes();
+  const double tokens = static_cast<double>(n_blocks * kCacheBlock * std::min(node.uses, kMostUses));
+  return node.age + tokens / static_cast<double>(std::max<size_t>(freed, 1));
+}
+
+bool PrefixCache::evict_one() {
+  Node* least = nullptr;
+  double worth_of_least = 0;
+  for (Node* node : states_) {
+    const double own = worth(*node);
+    if (least && (own > worth_of_least || (own == worth_of_least && node->last_use > least->last_use))) continue;
+    least = node, worth_of_least = own;
+  }
+  if (!least) return false;
+  clock_ = std::max(clock_, worth_of_least);
+  drop_state(*least);
+  drop_leaves(least);
+  ++stats_.evictions;
+  return true;
+}
+
+size_t PrefixCache::evict(size_t wanted) {
+  const size_t before = bytes();
+  while (before - bytes() < wanted && evict_one()) {}
+  return before - bytes();
+}
+
+void PrefixCache::set_capacity(size_t capacity_bytes) {
+  capacity_ = capacity_bytes;
+  while (bytes() > capacity_ && evict_one()) {}
+}
+
+size_t PrefixCache::bytes() const { return pool_.idle_bytes() + states_.size() * pool_.sequence_bytes(); }
+
+PrefixCacheStats PrefixCache::stats() const {
+  PrefixCacheStats stats = stats_;
+  stats.entries = static_cast<int64_t>(states_.size()), stats.blocks = static_cast<int64_t>(nodes_.size());
+  stats.bytes = bytes(), stats.capacity = capacity_;
+  return stats;
+}
+
+}  // namespace linnet::runtime
