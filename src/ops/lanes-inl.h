@@ -66,6 +66,45 @@ HWY_INLINE void store_n(hn::Vec<D> v, D d, float* p, int64_t n) {
   std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(float));
 }
 
+// g++ 12 repeats a load as the memory operand of every multiply-add that uses it: 27 loads for 24 multiply-adds in a
+// tile of attention, more than two a cycle. The empty statement hides where the value came from; no other compiler
+// needs it.
+template <class D>
+HWY_INLINE hn::Vec<D> in_register(D, hn::Vec<D> v) {
+#if defined(__GNUC__) && !defined(__clang__) && HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
+  asm("" : "+v"(v.raw));
+#endif
+  return v;
+}
+
+// to[0..3] = the sums of the lanes of four vectors. Each is the same tree: within blocks of four lanes, then over the
+// blocks.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void store_sums(D d, V v0, V v1, V v2, V v3, float* to) {
+#if HWY_TARGET == HWY_SCALAR
+  (void)d;
+  to[0] = hn::GetLane(v0), to[1] = hn::GetLane(v1), to[2] = hn::GetLane(v2), to[3] = hn::GetLane(v3);
+#else
+  const hn::RepartitionToWide<D> d64;  // two lanes move as one
+  const auto s01 = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, v0, v1), hn::InterleaveUpper(d, v0, v1)));
+  const auto s23 = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, v2, v3), hn::InterleaveUpper(d, v2, v3)));
+  V sum =
+      hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, s01, s23)), hn::BitCast(d, hn::InterleaveUpper(d64, s01, s23)));
+  const hn::CappedTag<float, 4> d4;
+#if HWY_MAX_BYTES >= 64
+  sum = hn::Add(sum, hn::ConcatLowerUpper(d, sum, sum));
+  const auto half = hn::LowerHalf(sum);
+#elif HWY_MAX_BYTES >= 32
+  const auto half = sum;
+#endif
+#if HWY_MAX_BYTES >= 32
+  hn::StoreU(hn::LowerHalf(hn::Add(half, hn::SwapAdjacentBlocks(half))), d4, to);
+#else
+  hn::StoreU(sum, d4, to);
+#endif
+#endif
+}
+
 // out[i] = f(in[i]...) for i in [0, n): whole vectors, then one partial vector through the same f, so that an element's
 // bits do not depend on where it stands. out may be one of the inputs. A lambda needs HWY_ATTR after its parameters.
 template <class F, class... T>

@@ -172,7 +172,8 @@ void run_strip(const Walk& at, int64_t m0, int64_t n0) {
               .w_stride = p.w.row_stride,
               .n = std::min(at.cut.n_step, p.y[1] - n0),
               .k = depth_of(p),
-              .accumulate = p.accumulate};
+              .accumulate = p.accumulate,
+              .small = p.y[1] * depth_of(p) * size_of(p.w.dtype) <= kSmallBytes};
   for (int64_t m = 0; m < strip.m; ++m) strip.x[m] = x_row(p, m0 + m), strip.y[m] = p.y.row<float>(m0 + m) + n0;
   (p.w_is_in_out ? multiply_strip_in_out : multiply_strip_dots)(strip);
 }

@@ -56,6 +56,34 @@ TEST(GemmContract, BitsOfARowDoNotDependOnItsNeighbours) {
     }
 }
 
+// A fixed form gives many rows and few what the choice by count gives to those it takes there.
+TEST(GemmContract, AFixedFormIsTheSameForAnyNumberOfRows) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16})
+    for (bool exact : {false, true}) {
+      Batch batch(21);
+      batch.add({150, 203, 1100}, {.dtype = dtype, .gather = true, .exact = exact});
+      for (const Variant<GemmArgs>* v : runnable_variants()) {
+        SCOPED_TRACE(cat(v->name, " ", name_of(dtype), exact ? " exact" : ""));
+        const auto rows = [&](GemmForm form, int64_t begin, int64_t end) {
+          std::vector<GemmProblem> part = batch.fresh();
+          part[0].y = part[0].y.rows(begin, end), part[0].rows += begin;
+          test::run_plan(Plan<GemmArgs>(*v), GemmArgs{part, form});
+          return part[0].y;
+        };
+        const Tensor tiles = rows(GemmForm::by_count, 0, 150), dots = rows(GemmForm::dots, 0, 150);
+        EXPECT_TRUE(test::same_bits(rows(GemmForm::tiles, 0, 150), tiles));
+        for (int64_t begin : {0, 5, 64})
+          for (int64_t count : {1, 2, 3, 4, 7, 8}) {
+            SCOPED_TRACE(cat(count, " rows from ", begin));
+            EXPECT_TRUE(test::same_bits(rows(GemmForm::tiles, begin, begin + count), tiles.rows(begin, begin + count)));
+            EXPECT_TRUE(
+                test::same_bits(rows(GemmForm::by_count, begin, begin + count), dots.rows(begin, begin + count)));
+          }
+        EXPECT_TRUE(test::same_bits(rows(GemmForm::dots, 3, 68), dots.rows(3, 68)));
+      }
+    }
+}
+
 TEST(GemmContract, BitsDoNotDependOnTheBatch) {
   Batch batch(13);
   const Options o{};

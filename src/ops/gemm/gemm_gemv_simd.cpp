@@ -48,7 +48,7 @@ void dot_rows(const Strip& a, int64_t m0, const T* w, int64_t apart, int64_t n, 
     }
 #pragma GCC unroll 4
     for (int m = 0; m < kM; ++m) {
-      const V v = hn::LoadU(d, x[m] + k);
+      const V v = in_register(d, hn::LoadU(d, x[m] + k));
 #pragma GCC unroll 4
       for (int r = 0; r < kR; ++r) sum[r][m] = hn::MulAdd(wide[r], v, sum[r][m]);
     }
@@ -62,14 +62,24 @@ void dot_rows(const Strip& a, int64_t m0, const T* w, int64_t apart, int64_t n, 
       for (int m = 0; m < kM; ++m) sum[r][m] = hn::MulAdd(wide, load_f32_n(d, x[m] + k, rest), sum[r][m]);
     }
   }
+  constexpr int kSums = kR * kM;
+  const auto of = [&](int i) -> const V& { return sum[std::min(i, kSums - 1) % kR][std::min(i, kSums - 1) / kR]; };
+  if (kR == 4 && n_apart == 1 && !a.accumulate) {
 #pragma GCC unroll 4
-  for (int r = 0; r < kR; ++r)
+    for (int m = 0; m < kM; ++m)
+      store_sums(d, sum[0][m], sum[1 % kR][m], sum[2 % kR][m], sum[3 % kR][m], a.y[m0 + m] + n);
+    return;
+  }
 #pragma GCC unroll 4
-    for (int m = 0; m < kM; ++m) {
-      float& y = a.y[m0 + m][n + r * n_apart];
-      const float dot = hn::GetLane(hn::SumOfLanes(d, sum[r][m]));
-      y = a.accumulate ? y + dot : dot;
+  for (int i = 0; i < kSums; i += 4) {
+    alignas(16) float dots[4];
+    store_sums(d, of(i), of(i + 1), of(i + 2), of(i + 3), dots);
+#pragma GCC unroll 4
+    for (int j = i; j < std::min(i + 4, kSums); ++j) {
+      float& y = a.y[m0 + j / kR][n + j % kR * n_apart];
+      y = a.accumulate ? y + dots[j - i] : dots[j - i];
     }
+  }
 }
 
 // kR rows of w against every row of x: the passes after the first find w in the cache.
@@ -85,10 +95,17 @@ void dot_all(const Strip& a, const T* w, int64_t apart, int64_t n, int64_t n_apa
   }
 }
 
-// The n rows are cut into as many runs as rows are read at once, so that each stream is one ascending run of memory.
+// The n rows are cut into as many runs as rows are read at once, so that each stream is one ascending run of memory. A
+// small matrix is in the cache more often than not: its rows in order, their results side by side.
 template <class T>
 void dots_of(const Strip& a) {
   const T* w = reinterpret_cast<const T*>(a.w);
+  if (a.small) {
+    int64_t n = 0;
+    for (; n + kStreams <= a.n; n += kStreams) dot_all<kStreams>(a, w + n * a.w_stride, a.w_stride, n, 1);
+    for (; n < a.n; ++n) dot_all<1>(a, w + n * a.w_stride, 0, n, 0);
+    return;
+  }
   const int64_t run = a.n / kStreams;
   for (int64_t n = 0; n < run; ++n) dot_all<kStreams>(a, w + n * a.w_stride, run * a.w_stride, n, run);
   for (int64_t n = run * kStreams; n < a.n; ++n) dot_all<1>(a, w + n * a.w_stride, 0, n, 0);

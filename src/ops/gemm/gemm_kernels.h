@@ -103,7 +103,9 @@ struct Strip {
   DType w_dtype;
   int64_t w_stride, n, k;
   bool accumulate;
+  bool small;  // the whole matrix is at most kSmallBytes
 };
+constexpr int64_t kSmallBytes = 512 << 10;
 void multiply_strip_dots(const Strip& strip) noexcept;  // gemm_gemv_simd.cpp: w is [n, k]
 void multiply_strip_in_out(
     const Strip& strip) noexcept;  // gemm_in_out_simd.cpp: w is [k, n]; ascending in k for each y

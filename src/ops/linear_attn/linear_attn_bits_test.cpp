@@ -30,6 +30,35 @@ void expect_same_rows_before(const Result& got, const Result& want, int64_t t, c
   EXPECT_TRUE(test::same_bits(got.out.view().rows(0, t), want.out.view().rows(0, t))) << what << " at " << t;
 }
 
+// With the form fixed: chunks wherever pieces end at multiples of 64 of the sequence, after one that does not, too; steps anywhere.
+TEST(linear_attn_bits, a_fixed_form_and_the_cuts_it_allows) {
+  using enum ops::LinearAttnForm;
+  for (Decay decay : kDecays)
+    for (ops::LinearAttnForm form : {chunks, steps}) {
+      const Case c({.lengths = {205},
+                    .H = 3,
+                    .Hk = 3,
+                    .Dk = 20,
+                    .Dv = 70,
+                    .decay = decay,
+                    .gate = Gate::softplus,
+                    .form = form});
+      const Result whole = run_pieces(c, {205});
+      expect_close(whole, run_reference(c), c);
+      expect_same_bits(run_pieces(c, {64, 64, 64, 13}, 2), whole);
+      expect_same_bits(run_pieces(c, {128, 77}, 7), whole);
+      const Result from_ten = run_pieces(c, {10, 195});
+      expect_close(from_ten, run_reference(c), c);
+      expect_same_bits(run_pieces(c, {10, 54, 128, 13}, 5), from_ten);
+      expect_same_bits(run_pieces(c, {10, 182, 13}), from_ten);
+      if (form == steps) expect_same_bits(run_pieces(c, {1, 2, 77, 64, 61}), whole);
+    }
+  const Case c({.lengths = {3}, .H = 1, .Dk = 20, .Dv = 18, .form = chunks}),
+      stepped({.lengths = {3}, .H = 1, .Dk = 20, .Dv = 18, .form = steps});
+  EXPECT_FALSE(test::same_bits(run_pieces(c, {3}).out, run_pieces(stepped, {3}).out))
+      << "the forms cannot be told apart";
+}
+
 TEST(linear_attn_bits, outputs_do_not_depend_on_later_tokens) {
   constexpr float kInf = std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
   for (Decay decay : kDecays)

@@ -34,6 +34,7 @@ struct CaseSpec {
   Gate gate = Gate::mixed;
   Keys keys = Keys::random;
   Beta beta = Beta::random;
+  ops::LinearAttnForm form = ops::LinearAttnForm::by_length;
   bool strided = false;  // every row stride exceeds its width
   uint64_t seed = 1;
 };
@@ -46,6 +47,7 @@ struct Case {
   struct Pointers {
     std::vector<float*> states;
     OwnedTensor seq_start;
+    std::vector<int64_t> n_past;
   };
   ops::LinearAttnArgs args(const Tensor& out, const std::vector<OwnedTensor>& states, Pointers& pointers,
                            int64_t first = 0, int64_t count = -1) const;

@@ -121,6 +121,8 @@ ops::LinearAttnArgs Case::args(const Tensor& out, const std::vector<OwnedTensor>
   a.scale = 0.7f;
   a.decay = spec.decay;
   a.delta = spec.delta;
+  a.form = spec.form;
+  pointers.n_past.assign(states.size(), first), a.n_past = pointers.n_past.data();
   return a;
 }
 

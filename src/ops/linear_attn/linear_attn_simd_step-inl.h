@@ -88,6 +88,9 @@ inline void step_head(const LinearAttnHead& x, int64_t begin, int64_t end, float
     int64_t c = begin;
     for (; c + kStepVecs * lanes() <= end; c += kStepVecs * lanes())
       step_columns<kStepVecs>(token, v + c, x.state + c, x.Dv, x.Dk, kStepVecs * lanes(), out + c);
+    if constexpr (kStepVecs > 4)  // heads of 64
+      for (; c + 4 * lanes() <= end; c += 4 * lanes())
+        step_columns<4>(token, v + c, x.state + c, x.Dv, x.Dk, 4 * lanes(), out + c);
     for (; c < end; c += lanes())
       step_columns<1>(token, v + c, x.state + c, x.Dv, x.Dk, std::min(lanes(), end - c), out + c);
   }

@@ -103,16 +103,6 @@ void sum_rows(const SumRows<T>& p) {
   for (; row < p.m; ++row) sum_rows_band<1>(p, row);
 }
 
-// g++ 12 repeats a load as the memory operand of every multiply-add that uses it: 27 loads for 24 multiply-adds in
-// dot_rows_tile, more than two a cycle. The empty statement hides where the value came from; no other compiler needs
-// it.
-HWY_INLINE Vec in_register(Vec v) {
-#if defined(__GNUC__) && !defined(__clang__) && HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
-  asm("" : "+v"(v.raw));
-#endif
-  return v;
-}
-
 // dot_rows: c[i, j] = sum_k a[i, k] b[j, k]      b [n, k], vectors along k, lanes added at the end
 template <class T>
 struct DotRows {
@@ -124,28 +114,6 @@ struct DotRows {
   float* c;  // element (i, j) at c + i * row_stride + j * column_stride
   int64_t row_stride, column_stride;
 };
-
-// to[0..3] = the sums of the lanes of four vectors; to holds a vector. Each is the same tree: within blocks of four
-// lanes, then over the blocks.
-HWY_INLINE void store_sums(Vec v0, Vec v1, Vec v2, Vec v3, float* to) {
-#if HWY_TARGET == HWY_SCALAR
-  to[0] = hn::GetLane(v0), to[1] = hn::GetLane(v1), to[2] = hn::GetLane(v2), to[3] = hn::GetLane(v3);
-#else
-  const Tag d;
-  const hn::RepartitionToWide<Tag> d64;  // two lanes move as one
-  const auto s01 = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, v0, v1), hn::InterleaveUpper(d, v0, v1)));
-  const auto s23 = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, v2, v3), hn::InterleaveUpper(d, v2, v3)));
-  Vec sum =
-      hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, s01, s23)), hn::BitCast(d, hn::InterleaveUpper(d64, s01, s23)));
-#if HWY_MAX_BYTES >= 64
-  sum = hn::Add(sum, hn::ConcatLowerUpper(d, sum, sum));
-#endif
-#if HWY_MAX_BYTES >= 32
-  sum = hn::Add(sum, hn::SwapAdjacentBlocks(sum));
-#endif
-  hn::Store(sum, d, to);
-#endif
-}
 
 template <int kRows, int kColumns, class T>
 HWY_INLINE void dot_rows_tile(const DotRows<T>& p, int64_t row, int64_t column) {
@@ -160,7 +128,7 @@ HWY_INLINE void dot_rows_tile(const DotRows<T>& p, int64_t row, int64_t column) 
     Vec bk[kColumns];
     for (int j = 0; j < kColumns; ++j) bk[j] = load_f32(d, b + j * p.ldb + k);
     for (int i = 0; i < kRows; ++i) {
-      const Vec ai = in_register(hn::LoadU(d, a + i * p.lda + k));
+      const Vec ai = in_register(d, hn::LoadU(d, a + i * p.lda + k));
       for (int j = 0; j < kColumns; ++j) sum[i][j] = hn::MulAdd(ai, bk[j], sum[i][j]);
     }
   }
@@ -172,8 +140,8 @@ HWY_INLINE void dot_rows_tile(const DotRows<T>& p, int64_t row, int64_t column) 
   for (int j = 0; j < kColumns; ++j)
     for (int i = 0; i < kRows; i += 4) {
       const auto row_sum = [&](int n) -> const Vec& { return sum[std::min(i + n, kRows - 1)][j]; };
-      alignas(64) float c[16];
-      store_sums(row_sum(0), row_sum(1), row_sum(2), row_sum(3), c);
+      alignas(16) float c[4];
+      store_sums(d, row_sum(0), row_sum(1), row_sum(2), row_sum(3), c);
       for (int n = 0; n < std::min(4, kRows - i); ++n)
         p.c[(row + i + n) * p.row_stride + (column + j) * p.column_stride] = c[n];
     }

@@ -263,6 +263,13 @@ TEST(Mla, TakesTheCheaperWay) {
     EXPECT_TRUE(test::same_bits(chosen, run(c, way)));
     EXPECT_FALSE(test::same_bits(chosen, run(c, way == kWays[0] ? kWays[1] : kWays[0])))
         << "the ways cannot be told apart";
+    for (const auto& [form, fixed] : {std::pair{MlaForm::absorbed, kWays[0]}, {MlaForm::expanded, kWays[1]}}) {
+      const OwnedTensor out = OwnedTensor::zeros({seq.now, 1, 128});
+      MlaArgs args = c.args();
+      args.form = form, args.out = out;
+      test::run_plan(plan_mla(args), args);
+      EXPECT_TRUE(test::same_bits(out, run(c, fixed))) << fixed;
+    }
   }
   MlaCase mixed(s, {{0, 40}, {300, 1}, {300, 0}, {200, 2}, {0, 30}, {5, 0}, {0, 3}});  // expanded: 0, 4, 6
   const OwnedTensor chosen = run(mixed, "simd"), absorbed = run(mixed, kWays[0]), expanded = run(mixed, kWays[1]);
