@@ -70,11 +70,9 @@ void dot_rows(const Strip& a, int64_t m0, const T* w, int64_t apart, int64_t n, 
       store_sums(d, sum[0][m], sum[1 % kR][m], sum[2 % kR][m], sum[3 % kR][m], a.y[m0 + m] + n);
     return;
   }
-#pragma GCC unroll 4
   for (int i = 0; i < kSums; i += 4) {
     alignas(16) float dots[4];
     store_sums(d, of(i), of(i + 1), of(i + 2), of(i + 3), dots);
-#pragma GCC unroll 4
     for (int j = i; j < std::min(i + 4, kSums); ++j) {
       float& y = a.y[m0 + j / kR][n + j % kR * n_apart];
       y = a.accumulate ? y + dots[j - i] : dots[j - i];
