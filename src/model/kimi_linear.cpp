@@ -54,9 +54,9 @@ void KimiLinear::norm(ConstTensor x, const F32Parameter& weight, Tensor y, const
         exec);
 }
 
-void KimiLinear::embed(ConstTensor ids, Tensor stream) const {
+void KimiLinear::embed(ConstTensor ids, Tensor stream, const Exec& exec) const {
   const Trace::Scope scope("embedding");
-  ops::embed({.ids = ids, .table = embed_, .y = stream});
+  ops::embed({.ids = ids, .table = embed_, .y = stream}, exec);
 }
 
 // The whole forward pass:  x = embed(ids);  per layer  x += mixer(norm(x)),  x += ffn(norm(x));  out = norm(x).
@@ -64,7 +64,7 @@ void KimiLinear::forward(const Pass& pass, const Exec& exec, const Observer* obs
   const int64_t N = pass.n_tokens(), C = config_.hidden;
   const Workspace::Scope scope(exec.workspace);
   const Tensor stream = exec.workspace.tensor<float>({N, C});
-  embed(pass.ids, stream);
+  embed(pass.ids, stream, exec);
   for (int64_t layer = 0; layer < config_.n_layers(); ++layer) {
     if (observe) (*observe)(layer, stream);
     block_forward(pass, layer, stream, exec, nullptr);
@@ -156,7 +156,7 @@ void KimiLinear::train(const Pass& pass, const Loss& loss, Recompute recompute, 
   const Tensor stream = scratch.tensor<float>({N, C}), normed = scratch.tensor<float>({N, C});
   std::vector<Tensor> inputs;  // of each layer, to run it again
 
-  embed(pass.ids, stream);
+  embed(pass.ids, stream, exec);
   for (int64_t layer = 0; layer < n_layers; ++layer) {
     if (!keep_all && !loss.forward_only) {
       inputs.push_back(memory.tensor<float>({N, C}));

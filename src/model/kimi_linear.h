@@ -61,7 +61,7 @@ class KimiLinear {
     Tensor h, h_normed;  // the same of the feed-forward part
   };
   const MatrixParameter& head_weight() const { return config_.tie_embeddings ? embed_ : head_; }
-  void embed(ConstTensor ids, Tensor stream) const;
+  void embed(ConstTensor ids, Tensor stream, const Exec& exec) const;
   void norm(ConstTensor x, const F32Parameter& weight, Tensor y, const Exec& exec) const;
   void block_forward(const Pass& pass, int64_t layer, Tensor stream, const Exec& exec, Tape* tape) const;
   void block_backward(const Pass& pass, int64_t layer, Tensor dstream, const Exec& exec, Tape& tape) const;

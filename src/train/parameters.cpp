@@ -1,9 +1,10 @@
 #include "train/parameters.h"
 
+#include <algorithm>
 #include <cstring>
 
-#include "core/bulk.h"
 #include "core/errors.h"
+#include "core/task_list.h"
 #include "core/text.h"
 #include "model/initialize.h"
 #include "model/load.h"
@@ -28,7 +29,7 @@ int64_t padded(int64_t n, DType dtype) {
   return static_cast<int64_t>(aligned_size(static_cast<size_t>(n * size_of(dtype))));
 }
 
-constexpr int64_t kGrain = int64_t{1} << 16;  // elements a thread takes at a time
+constexpr int64_t kClearBytes = 64 << 10;  // that a thread clears at a time
 
 }  // namespace
 
@@ -44,7 +45,7 @@ Parameters::Bytes Parameters::bytes_of(const model::TensorTable& table, DType pr
 }
 
 Parameters::Parameters(model::KimiLinear& model, DType precision)
-    : precision_(precision), memory_(static_cast<size_t>(bytes_of(model.table(), precision).total())) {
+    : memory_(static_cast<size_t>(bytes_of(model.table(), precision).total())) {
   std::byte* at = memory_.data();
   const auto take = [&](DType dtype, int64_t rows, int64_t columns) {
     const Tensor t(at, dtype, {rows, columns});
@@ -78,23 +79,23 @@ void Parameters::load(const formats::Checkpoint& checkpoint) {
 }
 
 void Parameters::zero_gradients(const Exec& exec) {
-  for (const Parameter& p : all_) clear_bytes(p.grad.data, p.grad.bytes(), exec);
+  const auto grad = [&](int64_t i) { return all_[static_cast<size_t>(i)].grad; };
+  const auto pieces = [&](int64_t i) { return (grad(i).bytes() + kClearBytes - 1) / kClearBytes; };
+  for_tasks(exec.pool, static_cast<int64_t>(all_.size()), 1, pieces, [&](int64_t i, int64_t piece) {
+    const int64_t from = piece * kClearBytes, n = std::min(kClearBytes, grad(i).bytes() - from);
+    std::memset(grad(i).data + from, 0, static_cast<size_t>(n));
+  });
 }
 
 void Parameters::refresh(const Exec& exec) {
-  for (const Parameter& p : all_) {
-    if (!p.row->matrix) continue;
-    const float* from = p.master.as<float>();
-    std::byte* to = const_cast<std::byte*>(p.row->matrix->w.data);
-    exec.pool.parallel_for(p.master.elements(), kGrain, [&](int64_t begin, int64_t end, int) {
-      if (precision_ == DType::f32)
-        std::memcpy(to + begin * 4, from + begin, static_cast<size_t>(end - begin) * sizeof(float));
-      else
-        for (int64_t i = begin; i < end; ++i) reinterpret_cast<bf16*>(to)[i] = to_bf16(from[i]);
-    });
-    const ConstTensor w_t = p.row->matrix->w_t;
-    ops::transpose(p.row->matrix->w, Tensor(const_cast<std::byte*>(w_t.data), w_t.dtype, {w_t[0], w_t[1]}), exec);
-  }
+  std::vector<ops::WeightCopies> copies;
+  const auto writable = [](const ConstTensor& t) {
+    return Tensor(const_cast<std::byte*>(t.data), t.dtype, {t[0], t[1]});
+  };
+  for (const Parameter& p : all_)
+    if (p.row->matrix)
+      copies.push_back({.from = p.master, .w = writable(p.row->matrix->w), .w_t = writable(p.row->matrix->w_t)});
+  ops::copy_weights(copies, exec);
 }
 
 }  // namespace linnet::train

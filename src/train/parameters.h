@@ -45,7 +45,6 @@ class Parameters {
   const std::vector<Parameter>& all() const { return all_; }
 
  private:
-  DType precision_;
   Buffer memory_;
   std::vector<Parameter> all_;
 };

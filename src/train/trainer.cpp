@@ -207,12 +207,15 @@ double Trainer::checked_norm(const std::vector<Batch>& batches, double loss) con
     throw diverged(
         cat("loss: expected at most ", config_.spike_factor, " times the usual ", usual_loss_, ", got ", loss));
   Workspace none;
+  std::vector<ConstTensor> gradients;
+  for (const Parameter& p : parameters_.all()) gradients.push_back(p.grad);
+  const std::vector<double> squares = ops::sums_of_squares(gradients, {pool_, none});
   double sum = 0;
-  for (const Parameter& p : parameters_.all()) {
-    const double squares = ops::sum_of_squares(p.grad, {pool_, none});
-    if (!std::isfinite(squares))
-      throw diverged(cat("gradient of ", p.row->name, ": expected finite numbers, got ", squares));
-    if (p.row->group != model::OptimizerGroup::frozen) sum += squares;
+  for (size_t i = 0; i < squares.size(); ++i) {
+    const model::TensorRow& row = *parameters_.all()[i].row;
+    if (!std::isfinite(squares[i]))
+      throw diverged(cat("gradient of ", row.name, ": expected finite numbers, got ", squares[i]));
+    if (row.group != model::OptimizerGroup::frozen) sum += squares[i];
   }
   return std::sqrt(sum);
 }

@@ -83,7 +83,7 @@ void MoeFfn::forward(Step step, ConstTensor x, Tensor y, const Exec& exec, Tape*
         exec);
   {
     const Trace::Scope trace("moe dispatch");
-    ops::moe_dispatch({.experts = a.chosen, .expert_start = a.start, .token = a.token, .position = a.position});
+    ops::moe_dispatch({.experts = a.chosen, .expert_start = a.start, .token = a.token, .position = a.position}, exec);
   }
   const int32_t* begin = a.start.as<int32_t>();
 

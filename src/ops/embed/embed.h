@@ -13,6 +13,6 @@ struct EmbedArgs {
   Tensor y;           // [N, C] f32, row stride free
 };
 // Throws InvalidArgument, also for an id outside the table (naming its place and value).
-void embed(const EmbedArgs& args);
+void embed(const EmbedArgs& args, const Exec& exec);
 
 }  // namespace linnet::ops

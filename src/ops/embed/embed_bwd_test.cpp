@@ -34,7 +34,9 @@ TEST(EmbedBwd, IsTheSlopeOfTheForward) {
   const OwnedTensor ids = random_ids(N, V), table = OwnedTensor::normal({V, C}, 1), dy = OwnedTensor::normal({N, C}, 2);
   const OwnedTensor dtable = OwnedTensor::zeros({V, C}), y = OwnedTensor::zeros({N, C});
   run({.ids = ids, .dy = dy, .dtable = dtable}, 2);
-  embed({.ids = ids, .table = table, .y = y});
+  ThreadPool pool(2);
+  Workspace workspace;
+  embed({.ids = ids, .table = table, .y = y}, Exec{pool, workspace});
   double through_forward = 0, through_backward = 0, terms = 0;  // <dy, embed(table)> = <embed_bwd(dy), table>
   for (int64_t i = 0; i < N * C; ++i) {
     const double term = double{dy.f32()[i]} * y.f32()[i];

@@ -37,4 +37,13 @@ void gemm_ref_bwd(const GemmBwdArgs& args);
 // to[k, n] = from[n, k], of one dtype (f32, bf16, f16) or narrowed from f32. For the transposed copies of weights.
 void transpose(ConstTensor from, Tensor to, const Exec& exec);
 
+// What products read of a weight matrix that is trained: w = from, w_t = its transpose, both f32 or both bf16 (nearest, ties to
+// even). One pass over all matrices together.
+struct WeightCopies {
+  ConstTensor from;  // [N, K] f32, dense
+  Tensor w;          // [N, K], dense
+  Tensor w_t;        // [K, N], dense
+};
+void copy_weights(std::span<const WeightCopies> matrices, const Exec& exec);
+
 }  // namespace linnet::ops

@@ -401,5 +401,41 @@ TEST(Transpose, EveryDtypeAndExtent) {
   EXPECT_THROW(transpose(c, d, Exec{pool, nothing}), InvalidArgument);
 }
 
+TEST(CopyWeights, RoundsAndTransposesEveryMatrix) {
+  Workspace nothing;
+  for (DType type : {DType::f32, DType::bf16})
+    for (int n_threads : {1, 3}) {
+      ThreadPool pool(n_threads);
+      std::vector<OwnedTensor> from, w, w_t;
+      std::vector<WeightCopies> matrices;
+      for (int64_t N : {0, 1, 31, 32, 33, 100})
+        for (int64_t K : {0, 1, 5, 63, 511, 512, 513}) {
+          from.push_back(OwnedTensor::normal({N, K}, static_cast<uint64_t>(N * 1000 + K)));
+          w.push_back(OwnedTensor::zeros({N, K}, type)), w_t.push_back(OwnedTensor::zeros({K, N}, type));
+        }
+      from.back().f32()[7] = std::numeric_limits<float>::quiet_NaN();
+      for (size_t i = 0; i < from.size(); ++i) matrices.push_back({.from = from[i], .w = w[i], .w_t = w_t[i]});
+      copy_weights(matrices, Exec{pool, nothing});
+      for (const WeightCopies& m : matrices)
+        for (int64_t n = 0; n < m.from[0]; ++n)
+          for (int64_t k = 0; k < m.from[1]; ++k) {
+            const float x = m.from.row<float>(n)[k];
+            if (type == DType::bf16) {
+              ASSERT_EQ(m.w.row<bf16>(n)[k].bits, to_bf16(x).bits) << text_of(m.from) << " at " << n << ", " << k;
+              ASSERT_EQ(m.w_t.row<bf16>(k)[n].bits, to_bf16(x).bits) << text_of(m.from) << " at " << n << ", " << k;
+            } else {
+              ASSERT_EQ(std::memcmp(m.w.row<float>(n) + k, &x, 4), 0) << text_of(m.from) << " at " << n << ", " << k;
+              ASSERT_EQ(std::memcmp(m.w_t.row<float>(k) + n, &x, 4), 0) << text_of(m.from) << " at " << n << ", " << k;
+            }
+          }
+    }
+  ThreadPool pool(1);
+  const OwnedTensor a = OwnedTensor::zeros({2, 3}), t = OwnedTensor::zeros({3, 2}),
+                    h = OwnedTensor::zeros({3, 2}, DType::bf16);
+  const WeightCopies same_shape{.from = a, .w = a, .w_t = a}, two_types{.from = a, .w = a, .w_t = h};
+  EXPECT_THROW(copy_weights({&same_shape, 1}, Exec{pool, nothing}), InvalidArgument);
+  EXPECT_THROW(copy_weights({&two_types, 1}, Exec{pool, nothing}), InvalidArgument);
+}
+
 }  // namespace
 }  // namespace linnet::ops::gemm_test

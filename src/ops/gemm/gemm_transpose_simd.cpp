@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/errors.h"
+#include "core/task_list.h"
 #include "core/text.h"
 #include "ops/gemm/gemm_bwd.h"
 #include "ops/gemm/gemm_kernels.h"
@@ -62,6 +63,12 @@ void transpose_of(const TransposeBlock& b) {
   for (int64_t c = 0; c < b.columns; c += kChunk) transpose_chunk(b, c, to + c * b.to_stride);
 }
 
+void narrow(const float* from, int64_t n, bf16* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) put(hn::LoadU(D(), from + i), to + i);
+  for (; i < n; ++i) to[i] = to_bf16(from[i]);
+}
+
 void transpose(const TransposeBlock& b) {
   if (b.to_dtype == DType::bf16) transpose_of<bf16>(b);
   else transpose_of<float>(b);
@@ -77,6 +84,7 @@ namespace linnet::ops {
 namespace gemm {
 
 HWY_EXPORT(transpose);
+HWY_EXPORT(narrow);
 void transpose_block(const TransposeBlock& b) noexcept { HWY_DYNAMIC_DISPATCH(transpose)(b); }
 
 }  // namespace gemm
@@ -109,6 +117,32 @@ void transpose_part(const ConstTensor& from, const Tensor& to, int64_t r, int64_
 }
 
 }  // namespace
+
+void copy_weights(std::span<const WeightCopies> matrices, const Exec& exec) {
+  constexpr int64_t kRows = gemm::kTransposeRows, kColumns = 8 * kColumnsPerTask, kGrain = 4;
+  for (const WeightCopies& m : matrices) {
+    const DType type = m.w.dtype == DType::bf16 ? DType::bf16 : DType::f32;
+    expect_tensor("copy_weights", "from", m.from, DType::f32, {-1, -1});
+    expect_tensor("copy_weights", "w", m.w, type, {m.from[0], m.from[1]});
+    expect_tensor("copy_weights", "w_t", m.w_t, type, {m.from[1], m.from[0]});
+  }
+  const auto across = [](const WeightCopies& m) { return (m.from[1] + kColumns - 1) / kColumns; };
+  const auto tasks = [&](int64_t i) {
+    const WeightCopies& m = matrices[static_cast<size_t>(i)];
+    return (m.from[0] + kRows - 1) / kRows * across(m);
+  };
+  for_tasks(exec.pool, static_cast<int64_t>(matrices.size()), kGrain, tasks, [&](int64_t i, int64_t task) {
+    const WeightCopies& m = matrices[static_cast<size_t>(i)];
+    const int64_t r = task / across(m) * kRows, c = task % across(m) * kColumns;
+    const int64_t rows = std::min(kRows, m.from[0] - r), columns = std::min(kColumns, m.from[1] - c);
+    for (int64_t j = r; j < r + rows; ++j) {
+      const float* from = m.from.row<float>(j) + c;
+      if (m.w.dtype == DType::f32) std::copy_n(from, columns, m.w.row<float>(j) + c);
+      else HWY_DYNAMIC_DISPATCH(gemm::narrow)(from, columns, m.w.row<bf16>(j) + c);
+    }
+    transpose_part(m.from, m.w_t, r, rows, c, columns);
+  });
+}
 
 void transpose(ConstTensor from, Tensor to, const Exec& exec) {
   const auto is_float = [](DType t) { return t == DType::f32 || t == DType::bf16 || t == DType::f16; };

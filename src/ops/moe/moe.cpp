@@ -1,6 +1,9 @@
 // Mixture-of-experts routing and its gradients: validation, the tables of variants, and the counting sort.
 #include "ops/moe/moe.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "ops/moe/moe_bwd.h"
 
 namespace linnet::ops {
@@ -22,6 +25,9 @@ constexpr Variant<RouterBwdArgs> kRouterBwdVariants[] = {
 constexpr Variant<CombineBwdArgs> kCombineBwdVariants[] = {
     {"simd", Isa::baseline, no_refusal, no_workspace, combine_simd_bwd}};
 
+constexpr int64_t kDispatchTokens = 512;  // of a block: some microseconds of work
+int64_t dispatch_blocks(int64_t n_tokens) { return (n_tokens + kDispatchTokens - 1) / kDispatchTokens; }
+
 }  // namespace
 
 Plan<RouterArgs> plan_router(const RouterArgs& a, Isa isa) {
@@ -40,23 +46,36 @@ Plan<RouterArgs> plan_router(const RouterArgs& a, Isa isa) {
   return choose_variant<RouterArgs>(kOp, kRouterVariants, a, isa);
 }
 
-// expert_start serves as the counters: first the size of each expert's list one place up, then its running start.
-void moe_dispatch(const DispatchArgs& a) noexcept {
+// Blocks of tokens are counted, then sorted, each on its own: `at` [blocks, E] holds how many pairs of a block go to each expert,
+// then where the next of them goes. A block's places follow those of the blocks before it.
+void moe_dispatch(const DispatchArgs& a, const Exec& exec) noexcept {
   const int64_t N = a.experts[0], K = a.experts[1], E = a.expert_start[0] - 1;
-  int32_t* start = a.expert_start.as<int32_t>();
-  int32_t* token = a.token.as<int32_t>();
-  for (int64_t e = 0; e <= E; ++e) start[e] = 0;
-  for (int64_t n = 0; n < N; ++n)
-    for (int64_t k = 0; k < K; ++k) ++start[a.experts.row<int32_t>(n)[k] + 1];
-  for (int64_t e = 0; e < E; ++e) start[e + 1] += start[e];
-  for (int64_t n = 0; n < N; ++n)
-    for (int64_t k = 0; k < K; ++k) {
-      const int32_t at = start[a.experts.row<int32_t>(n)[k]]++;
-      token[at] = static_cast<int32_t>(n);
-      a.position.row<int32_t>(n)[k] = at;
-    }
-  for (int64_t e = E; e > 0; --e) start[e] = start[e - 1];  // each start had advanced to the next one's
-  start[0] = 0;
+  const int64_t n_blocks = dispatch_blocks(N);
+  const Workspace::Scope scope(exec.workspace);
+  int32_t* at = exec.workspace.take<int32_t>(n_blocks * E);
+  const auto for_pairs = [&](const auto& body) {  // body(expert's counter, token, slot)
+    exec.pool.parallel_for(n_blocks, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t block = begin; block < end; ++block)
+        for (int64_t n = block * kDispatchTokens; n < std::min(N, (block + 1) * kDispatchTokens); ++n)
+          for (int64_t k = 0; k < K; ++k) body(at[block * E + a.experts.row<int32_t>(n)[k]], n, k);
+    });
+  };
+  std::fill_n(at, n_blocks * E, 0);
+  for_pairs([](int32_t& count, int64_t, int64_t) { ++count; });
+  int32_t start = 0;
+  for (int64_t e = 0; e < E; ++e) {
+    a.expert_start.as<int32_t>()[e] = start;
+    for (int64_t block = 0; block < n_blocks; ++block) start += std::exchange(at[block * E + e], start);
+  }
+  a.expert_start.as<int32_t>()[E] = start;
+  for_pairs([&](int32_t& next, int64_t n, int64_t k) {
+    a.token.as<int32_t>()[next] = static_cast<int32_t>(n);
+    a.position.row<int32_t>(n)[k] = next++;
+  });
+}
+
+size_t moe_dispatch_bytes(int64_t n_tokens, int64_t n_experts) {
+  return aligned_size(static_cast<size_t>(dispatch_blocks(n_tokens) * n_experts) * sizeof(int32_t));
 }
 
 Plan<CombineArgs> plan_combine(const CombineArgs& a, Isa isa) {

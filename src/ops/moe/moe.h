@@ -37,7 +37,8 @@ struct DispatchArgs {
   Tensor token;         // [N * K] i32: token of each sorted pair (the row list of the experts' gemm problems)
   Tensor position;      // [N, K] i32: where pair (n, slot) went
 };
-void moe_dispatch(const DispatchArgs& args) noexcept;
+void moe_dispatch(const DispatchArgs& args, const Exec& exec) noexcept;
+size_t moe_dispatch_bytes(int64_t n_tokens, int64_t n_experts);  // of workspace
 
 // y[n, c] (+)= sum_slot weights[n, slot] * x[position[n, slot], c], slots in order, f32.
 struct CombineArgs {

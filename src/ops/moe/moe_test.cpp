@@ -168,8 +168,14 @@ TEST(Router, NamesWhatIsWrong) {
   EXPECT_EQ(message([&](RouterArgs& a) { a.bias = c.weights; }), "moe_router: bias: expected [12] f32, got [2, 4] f32");
 }
 
+void dispatch(const DispatchArgs& args, int n_threads = 3) {
+  ThreadPool pool(n_threads);
+  Workspace workspace(moe_dispatch_bytes(args.experts[0], args.expert_start[0] - 1));
+  moe_dispatch(args, Exec{pool, workspace});
+}
+
 TEST(Dispatch, SortsPairsByExpertTokensAscending) {
-  for (int64_t N : {0, 1, 7, 200}) {
+  for (int64_t N : {0, 1, 7, 200, 511, 512, 513, 3000}) {
     const int64_t E = 11, K = 3;
     SCOPED_TRACE(cat("N=", N));
     const Rng rng(3);
@@ -180,7 +186,7 @@ TEST(Dispatch, SortsPairsByExpertTokensAscending) {
         {E + 1}, [](int64_t) { return -5; }, DType::i32);
     const OwnedTensor token = OwnedTensor::zeros({N * K}, DType::i32),
                       position = OwnedTensor::zeros({N, K}, DType::i32);
-    moe_dispatch({.experts = experts, .expert_start = start, .token = token, .position = position});
+    dispatch({.experts = experts, .expert_start = start, .token = token, .position = position});
     EXPECT_EQ(start.i32()[0], 0);
     EXPECT_EQ(start.i32()[E], N * K);
     std::vector<int> seen(static_cast<size_t>(N * K));
@@ -227,7 +233,7 @@ TEST(Combine, DispatchThenCombineReturnsEachTokensOwnRows) {
   test::run_plan(plan_router(c.args), c.args);
   const OwnedTensor start = OwnedTensor::zeros({E + 1}, DType::i32), token = OwnedTensor::zeros({N * K}, DType::i32);
   const OwnedTensor position = OwnedTensor::zeros({N, K}, DType::i32);
-  moe_dispatch({.experts = c.experts, .expert_start = start, .token = token, .position = position});
+  dispatch({.experts = c.experts, .expert_start = start, .token = token, .position = position});
   // Expert e answers token n with (n + 1) * 2^-e in every channel.
   const OwnedTensor x = OwnedTensor::zeros({N * K, C}), y = OwnedTensor::zeros({N, C});
   for (int64_t e = 0; e < E; ++e)

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/task_list.h"
 #include "ops/gemm/gemm.h"
 #include "ops/optim/optim_kernels.h"
 
@@ -96,21 +97,30 @@ Plan<MuonArgs> plan_muon(const MuonArgs& a, Isa isa) {
   return choose_variant<MuonArgs>("muon", kMuonVariants, a, isa);
 }
 
-// At most kParts sums, of as many elements as the size alone says, added in order.
-double sum_of_squares(ConstTensor x, const Exec& exec) {
-  if (x.dtype != DType::f32) throw InvalidArgument(cat("sum_of_squares: x: expected f32, got ", text_of(x)));
-  expect_dense("sum_of_squares", "x", x);
+// Of each tensor at most kParts sums, of as many elements as its size alone says, added in order.
+std::vector<double> sums_of_squares(std::span<const ConstTensor> tensors, const Exec& exec) {
   constexpr int64_t kParts = 256;
-  const int64_t n = x.elements(), span = std::max((n + kParts - 1) / kParts, kSpan);
-  const int64_t parts = (n + span - 1) / span;
-  double sums[kParts];
-  exec.pool.parallel_for(parts, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i)
-      sums[i] = optim::sum_of_squares_span(x.as<float>() + i * span, std::min(span, n - i * span));
+  const auto span_of = [](int64_t n) { return std::max((n + kParts - 1) / kParts, kSpan); };
+  const auto parts_of = [&](int64_t n) { return (n + span_of(n) - 1) / span_of(n); };
+  std::vector<int64_t> first;  // part of each tensor
+  int64_t n_parts = 0;
+  for (const ConstTensor& x : tensors) {
+    if (x.dtype != DType::f32) throw InvalidArgument(cat("sums_of_squares: x: expected f32, got ", text_of(x)));
+    expect_dense("sums_of_squares", "x", x);
+    first.push_back(n_parts), n_parts += parts_of(x.elements());
+  }
+  std::vector<double> parts(static_cast<size_t>(n_parts)), sums(tensors.size());
+  const auto count = [&](int64_t i) { return parts_of(tensors[static_cast<size_t>(i)].elements()); };
+  for_tasks(exec.pool, static_cast<int64_t>(tensors.size()), 1, count, [&](int64_t i, int64_t part) {
+    const ConstTensor& x = tensors[static_cast<size_t>(i)];
+    const int64_t n = x.elements(), span = span_of(n);
+    parts[static_cast<size_t>(first[static_cast<size_t>(i)] + part)] =
+        optim::sum_of_squares_span(x.as<float>() + part * span, std::min(span, n - part * span));
   });
-  double sum = 0;
-  for (int64_t i = 0; i < parts; ++i) sum += sums[i];
-  return sum;
+  for (size_t i = 0; i < tensors.size(); ++i)
+    for (int64_t part = 0; part < count(static_cast<int64_t>(i)); ++part)
+      sums[i] += parts[static_cast<size_t>(first[i] + part)];
+  return sums;
 }
 
 }  // namespace linnet::ops

@@ -2,6 +2,9 @@
 // arXiv:2502.16982 section 2.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "core/tensor.h"
 #include "core/variant.h"
 
@@ -37,7 +40,8 @@ Plan<MuonArgs> plan_muon(const MuonArgs& args, Isa isa = active_isa());
 std::span<const Variant<MuonArgs>> muon_variants();
 void muon_ref(const MuonArgs& args);
 
-// Sum of squares of f32 numbers in double (dense, any shape), in an order that does not depend on the thread count. NaN and infinities come through.
-double sum_of_squares(ConstTensor x, const Exec& exec);
+// Sums of squares of f32 numbers in double, one of each tensor (dense, any shape), in an order that does not depend on the thread
+// count. NaN and infinities come through.
+std::vector<double> sums_of_squares(std::span<const ConstTensor> tensors, const Exec& exec);
 
 }  // namespace linnet::ops

@@ -292,21 +292,36 @@ TEST(Muon, RefusesWhatDoesNotFit) {
             "muon: matrix 0: m: expected the shape of w, [4, 5] f32, got absent");
 }
 
-TEST(SumOfSquares, MatchesReferenceAndThreads) {
+TEST(SumsOfSquares, MatchReferenceAndThreads) {
+  Workspace nothing;
+  ThreadPool one(1), two(2);
+  const OwnedTensor small = OwnedTensor::normal({5, 3}, 4);
   for (int64_t n : {0, 1, 7, 31, 32, 33, 16384, 16385, 5'000'000}) {
     const OwnedTensor x = OwnedTensor::normal({n}, 3);
-    double want = 0;
-    for (int64_t i = 0; i < n; ++i) want += static_cast<double>(x.f32()[i]) * x.f32()[i];
-    Workspace nothing;
-    ThreadPool one(1), two(2);
-    const double got = sum_of_squares(x, Exec{two, nothing});
-    EXPECT_NEAR(got, want, 1e-12 * want) << n;
-    EXPECT_EQ(got, sum_of_squares(x, Exec{one, nothing})) << n;
+    const auto sums = [&](ThreadPool& pool) {
+      const ConstTensor tensors[] = {x, small, x};  // that of a tensor does not depend on the others
+      const std::vector<double> all = sums_of_squares(tensors, Exec{pool, nothing});
+      const ConstTensor alone[] = {x};
+      EXPECT_EQ(all.size(), 3u);
+      EXPECT_TRUE(all[0] == all[2] || std::isnan(all[0]));
+      EXPECT_TRUE(all[0] == sums_of_squares(alone, Exec{pool, nothing})[0] || std::isnan(all[0]));
+      return all;
+    };
+    const auto reference = [](const OwnedTensor& t) {
+      double want = 0;
+      for (int64_t i = 0; i < t.view().elements(); ++i) want += static_cast<double>(t.f32()[i]) * t.f32()[i];
+      return want;
+    };
+    const std::vector<double> got = sums(two);
+    EXPECT_NEAR(got[0], reference(x), 1e-12 * reference(x)) << n;
+    EXPECT_NEAR(got[1], reference(small), 1e-12 * reference(small)) << n;
+    EXPECT_EQ(got, sums(one)) << n;
     if (n == 0) continue;
     x.f32()[n / 2] = 1e30f;
-    EXPECT_NEAR(sum_of_squares(x, Exec{two, nothing}), 1e60, 1e54);
+    EXPECT_NEAR(sums(two)[0], 1e60, 1e54);
     x.f32()[n / 2] = std::numeric_limits<float>::quiet_NaN();
-    EXPECT_TRUE(std::isnan(sum_of_squares(x, Exec{two, nothing})));
+    EXPECT_TRUE(std::isnan(sums(two)[0]));
+    EXPECT_EQ(sums(two)[1], got[1]);
   }
 }
 
