@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
-"""Drives the chat page in headless chromium, against a stand-in for the server:
+"""Drives the chat page in headless chromium, against a stand-in for the server and, where PROGRAM is given, against `linnet serve`:
 
-  tests/page/browser_test [--screenshots FOLDER] [TEST...]
+  tests/page/browser_test [--program PROGRAM] [--screenshots FOLDER] [TEST...]
 
 Exit status 77 where there is no chromium.
 """
 import argparse
 import json
 import os
+import re
+import signal
+import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -195,7 +199,7 @@ def test_errors(page, server):
 def test_key(page, server):
     server.key = 'secret'
     say(page, '!say one')
-    page.wait('document.querySelector(".state.error")?.innerText.includes("An API key is needed.")')
+    page.wait('document.querySelector(".state.error")?.innerText.includes("The server asks for an API key")')
     page.click('article:last-child .state button:nth-of-type(2)')
     page.wait('document.querySelector("#settings").open')
     expect('focus', page.js('document.activeElement.name'), 'key')
@@ -332,18 +336,147 @@ def test_markdown_and_themes(page, server):
     page.shot('narrow-dark')
 
 
+def real_conversation(page, server):
+    expect('context', page.js('document.querySelector("#facts").textContent'), 'context 4,096 tokens')
+    settings(page, max_tokens='24', seed='5')
+    say(page, 'A bird sat upon a branch and sang. ' * 8)
+    finished(page, 2)
+    first = texts(page)[1]
+    expect('text', len(first) > 0, True)
+    note = page.js(f'{LAST}.querySelector(".note").textContent')
+    for part in ('24 tokens', 'first after', 'prompt tokens cached', 'seed 5'):
+        expect(f'{part} in {note}', part in note, True)
+    say(page, 'And then?')
+    finished(page, 4)
+    page.click('article:nth-child(4) [data-action=regenerate]')
+    page.wait(f'{LAST}.innerText.includes("2 / 2")')
+    expect('another seed', 'seed 6' in page.js(f'{LAST}.querySelector(".note").textContent'), True)
+    page.click('#new')
+    say(page, 'A bird sat upon a branch and sang. ' * 8)
+    finished(page, 2)
+    expect('the same seed, the same reply', texts(page)[1], first)
+    page.shot('real')
+
+
+def settings(page, **values):
+    page.click('#settings-open')
+    for name, value in values.items():
+        page.js(f'document.querySelector("#settings-form").elements.{name}.select()')
+        page.type(value)
+    page.click('#settings button[type=submit]')
+    page.wait('!document.querySelector("#settings").open')
+
+
+def real_cache(page, server):
+    settings(page, max_tokens='24')
+    say(page, 'A bird sat upon a branch and sang. ' * 8)
+    finished(page, 2)
+    say(page, 'And then?')
+    finished(page, 4)
+    cached = page.js('Number(/([\\d,]+) of [\\d,]+ prompt tokens cached/.exec(document.querySelector("article:last-child .note").textContent)[1])')
+    expect(f'tokens from the cache ({cached})', cached >= 256, True)
+
+
+def real_stop(page, server):
+    settings(page, max_tokens='4000')
+    page.js('document.querySelector("#input").focus()')
+    page.type('Sing.')
+    page.key('Enter')
+    page.key('Escape')
+    finished(page, 2)
+    expect('state', state(page).split('\n')[0], 'Stopped.')
+    wait_for(lambda: '"status":499' in server.log(), 'the server notices that the client has gone')
+
+
+# The stream of another client takes the only place: this one waits, and asks again.
+def real_busy(page, server):
+    body = json.dumps({'messages': [{'role': 'user', 'content': 'Sing.'}], 'max_tokens': 4000, 'stream': True, 'ignore_eos': True})
+    request = urllib.request.Request(server.url + '/v1/chat/completions', body.encode(), {'Content-Type': 'application/json'})
+    with urllib.request.urlopen(request) as other:
+        other.readline()
+        settings(page, max_tokens='4')
+        say(page, 'Sing.')
+        page.wait('document.querySelectorAll("article").length === 2')
+    finished(page, 2)
+    expect('no error', page.js('document.querySelector(".state.error") === null'), True)
+    expect('text', len(texts(page)[1]) > 0, True)
+    page.complaints()
+
+
+def real_key(page, server):
+    page.wait('document.querySelector("#banner").innerText.includes("The server asks for an API key")')
+    page.click('#banner button')
+    page.type('secret')
+    page.key('Enter')
+    page.wait('document.querySelector("#banner").hidden && document.querySelector("#model").textContent === "tiny-random"')
+    settings(page, max_tokens='4')
+    say(page, 'Sing.')
+    finished(page, 2)
+    expect('no error', page.js('document.querySelector(".state.error") === null'), True)
+    page.complaints()
+
+
+def real_end(page, server):
+    settings(page, max_tokens='4000')
+    say(page, 'Sing.')
+    page.wait(f'{LAST}.innerText.length > 30')
+    server.process.send_signal(signal.SIGKILL)
+    page.wait('document.querySelector(".state.error") || !document.querySelector(".running")')
+    say(page, 'Again.')
+    page.wait(f'{LAST}.querySelector(".state.error")?.innerText.includes("The server does not answer.")')
+    page.complaints()
+
+
+# name -> the test, options of linnet serve, environment
+REAL = {'real_conversation': (real_conversation, [], {}), 'real_cache': (real_cache, [], {}), 'real_stop': (real_stop, [], {}),
+        'real_busy': (real_busy, ['--max-streams', '1', '--queue', '0'], {}),
+        'real_key': (real_key, [], {'LINNET_API_KEY': 'secret'}), 'real_end': (real_end, [], {})}
+
+
+class RealServer:
+    """linnet serve with the random model of the tree."""
+
+    def __init__(self, program, options, environment):
+        self.folder = tempfile.TemporaryDirectory()
+        self.log_file = open(Path(self.folder.name) / 'log', 'w+')
+        self.process = subprocess.Popen(
+            [program, 'serve', '--model', HERE.parent.parent / 'models/tiny-random', '--port', '0', '--threads', '1', *options],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log_file, env={**os.environ, **environment}, text=True)
+        self.model = '' if environment else 'tiny-random'
+        found = re.search(r' at (http://\S+)', self.process.stdout.readline())
+        if not found:
+            self.process.wait()
+            raise Failed(f'linnet serve: {self.log()}')
+        self.url = found[1]
+
+    def log(self):
+        return Path(self.log_file.name).read_text()
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.log_file.close()
+        self.folder.cleanup()
+
+
 TESTS = {name.removeprefix('test_'): test for name, test in list(globals().items()) if name.startswith('test_')}
 
 
-def run(test, browser, screenshots):
+def run(name, browser, program, screenshots):
     """One test on a page and against a server of its own. What went wrong, or None."""
-    server = Server().start()
-    page = None
+    server = page = None
     try:
+        if name in REAL:
+            test, options, environment = REAL[name]
+            server = RealServer(program, options, environment)
+        else:
+            test, server = TESTS[name], Server().start()
         page = browser.page(server.url)
         page.dark(False)
         page.shot = lambda what: screenshots and page.screenshot(Path(screenshots) / f'{what}.png')
-        page.wait('document.querySelector("#model").textContent === "linnet-verse"')
+        if server.model:
+            page.wait(f'document.querySelector("#model").textContent === "{server.model}"')
         test(page, server)
         expect('the console', page.complaints(), [])
         return None
@@ -352,14 +485,17 @@ def run(test, browser, screenshots):
     finally:
         if page:
             page.close()
-        server.stop()
+        if server:
+            server.stop()
 
 
 def main():
     parser = argparse.ArgumentParser(description='Drives the chat page in headless chromium.')
     parser.add_argument('--screenshots', metavar='FOLDER', help='keep pictures of the page there')
-    parser.add_argument('tests', nargs='*', metavar='TEST', help=', '.join(TESTS))
+    parser.add_argument('--program', help='linnet, for the tests that begin with real_')
+    parser.add_argument('tests', nargs='*', metavar='TEST', help=', '.join([*TESTS, *REAL]))
     arguments = parser.parse_args()
+    names = arguments.tests or [*TESTS, *(REAL if arguments.program else ())]
     chromium = find_chromium()
     if not chromium:
         print('browser_test: skipped: no chromium')
@@ -367,9 +503,9 @@ def main():
     failed = 0
     browser = Browser(chromium)
     try:
-        for name in arguments.tests or TESTS:
+        for name in names:
             started = time.monotonic()
-            failure = run(TESTS[name], browser, arguments.screenshots)
+            failure = run(name, browser, arguments.program, arguments.screenshots)
             failed += failure is not None
             print(f'{"FAILED" if failure else "ok":6} {time.monotonic() - started:5.1f} s  {name}{": " + failure if failure else ""}',
                   flush=True)

@@ -196,6 +196,7 @@ class Server(ThreadingHTTPServer):
         self.busy = 0          # so many requests are refused with 429
         self.retry_after = 1
         self.key = ''
+        self.model = MODEL['id']
         self.connections = set()
         self.url = f'http://127.0.0.1:{self.server_address[1]}'
 

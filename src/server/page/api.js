@@ -1,6 +1,6 @@
 // The server's API: what is asked, and what can go wrong, as one kind of error with a sentence for people.
 
-// kind: gone (no answer), broken (the answer ended early), busy (429, 503: seconds to wait), key (401, 403), request (we), server (it).
+// kind: gone (no answer), broken (the answer ended early), busy (429, 503: seconds to wait), key (401), request (we), server (it).
 export class ApiError extends Error {
   constructor(kind, message, seconds = 0) {
     super(message);
@@ -43,8 +43,7 @@ function failure(response, text) {
   const {status} = response;
   const wait = Number(response.headers.get('Retry-After')) || 2;
   if (status === 429 || status === 503) return new ApiError('busy', message || 'The server is busy.', wait);
-  if (status === 401 || status === 403)
-    return new ApiError('key', message || 'The server asks for an API key: enter it in the settings.');
+  if (status === 401) return new ApiError('key', 'The server asks for an API key: enter it in the settings.');
   return new ApiError(status >= 500 ? 'server' : 'request', message || `The server answered with status ${status}.`);
 }
 
