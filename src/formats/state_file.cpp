@@ -74,8 +74,10 @@ std::string header_json(const std::filesystem::path& path, const StateHeader& he
   }
 }
 
+enum class Check { all, header };
+
 // Magic, version, length, checksum: in this order, so that the message names the first thing that is not a state file's.
-Prefix check_prefix(std::span<const std::byte> file, std::string_view place) {
+Prefix check_prefix(std::span<const std::byte> file, std::string_view place, Check check) {
   Prefix prefix{};
   if (file.size() < sizeof prefix)
     throw FormatError(cat(place, ": expected a state file of at least ", sizeof prefix, " bytes, got ", file.size()));
@@ -88,12 +90,24 @@ Prefix check_prefix(std::span<const std::byte> file, std::string_view place) {
     throw FormatError(cat(place, ": byte 8: expected version ", kStateFileVersion, ", got ", prefix.version));
   if (prefix.file_bytes != file.size())
     throw FormatError(cat(place, ": byte 16: expected the file's length ", file.size(), ", got ", prefix.file_bytes));
-  if (const uint64_t sum = state_file_checksum(file); prefix.checksum != sum)
-    throw FormatError(cat(place, ": byte 24: expected checksum ", sum, " of the content, got ", prefix.checksum));
+  if (check == Check::all)
+    if (const uint64_t sum = state_file_checksum(file); prefix.checksum != sum)
+      throw FormatError(cat(place, ": byte 24: expected checksum ", sum, " of the content, got ", prefix.checksum));
   if (prefix.header_bytes > file.size() - sizeof prefix)
     throw FormatError(cat(place, ": byte 12: expected a header of at most ", file.size() - sizeof prefix,
                           " bytes, got ", prefix.header_bytes));
   return prefix;
+}
+
+std::string_view header_text(std::span<const std::byte> file, const Prefix& prefix) {
+  return {reinterpret_cast<const char*>(file.data()) + sizeof prefix, prefix.header_bytes};
+}
+
+StateHeader read_header(const JsonFields& fields) {
+  StateHeader header{.model = fields.string("model"), .metadata = {}};
+  const JsonFields metadata = fields.object("metadata");
+  for (const std::string& key : metadata.keys()) header.metadata[key] = metadata.string(key);
+  return header;
 }
 
 StateSection read_section(const JsonFields& fields, std::span<const std::byte> file, size_t& at) {
@@ -161,12 +175,9 @@ struct StateFile::State {
   std::vector<StateSection> sections;
 
   void parse(std::span<const std::byte> bytes) {
-    const Prefix prefix = check_prefix(bytes, place);
-    const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + sizeof prefix, prefix.header_bytes);
-    const JsonFields fields = JsonFields::parse(text, place);
-    header.model = fields.string("model");
-    const JsonFields metadata = fields.object("metadata");
-    for (const std::string& key : metadata.keys()) header.metadata[key] = metadata.string(key);
+    const Prefix prefix = check_prefix(bytes, place, Check::all);
+    const JsonFields fields = JsonFields::parse(header_text(bytes, prefix), place);
+    header = read_header(fields);
     size_t at = aligned_size(sizeof prefix + prefix.header_bytes);
     std::set<std::string> names;
     for (const JsonFields& section : fields.objects("sections")) {
@@ -192,6 +203,12 @@ StateFile StateFile::from_memory(std::span<const std::byte> file, std::string pl
   state->place = std::move(place);
   state->parse(file);
   return StateFile(std::move(state));
+}
+
+StateHeader read_state_header(const std::filesystem::path& path) {
+  const MappedFile file(path);
+  const Prefix prefix = check_prefix(file.bytes(), path.string(), Check::header);
+  return read_header(JsonFields::parse(header_text(file.bytes(), prefix), path.string()));
 }
 
 const StateHeader& StateFile::header() const { return state_->header; }

@@ -59,6 +59,9 @@ class StateFile {
   std::shared_ptr<const State> state_;
 };
 
+// The header alone: magic, version, length and the header's form are checked, the content is not read.
+StateHeader read_state_header(const std::filesystem::path& path);
+
 // The checksum that belongs at byte 24 of these bytes (at least 32).
 uint64_t state_file_checksum(std::span<const std::byte> file);
 

@@ -60,26 +60,39 @@ PrefixCache::Node* PrefixCache::add(Node* parent, Block block, const StateBlock&
   return &node;
 }
 
-int64_t PrefixCache::restore(std::span<const int32_t> tokens, StateSlot& slot) {
-  if (&slot.pool() != &pool_) throw InvalidArgument("prefix cache: restore: expected a slot of the cache's pool");
-  if (tokens.size() <= kBlock) return 0;
+PrefixCache::Node* PrefixCache::longest(std::span<const int32_t> tokens) const {
   Node* best = nullptr;
   Node* node = nullptr;
-  for (size_t at = 0; at + kBlock < tokens.size(); at += kBlock) {
+  for (size_t at = 0; at + kBlock <= tokens.size(); at += kBlock) {
     node = find(node, tokens.subspan(at, kBlock));
     if (!node) break;
     if (node->sequence) best = node;
   }
-  if (!best) return ++stats_.misses, 0;
+  return best;
+}
 
-  std::vector<StateBlock> rows(pool_.block_bytes() > 0 ? static_cast<size_t>(best->depth) : 0);
+int64_t PrefixCache::assign(const Node* node, StateSlot& slot) const {
+  if (&slot.pool() != &pool_) throw InvalidArgument("prefix cache: expected a slot of the cache's pool");
+  if (!node) return 0;
+  std::vector<StateBlock> rows(pool_.block_bytes() > 0 ? static_cast<size_t>(node->depth) : 0);
   if (!rows.empty())
-    for (const Node* at = best; at; at = at->parent) rows[static_cast<size_t>(at->depth - 1)] = at->rows;
-  slot.assign(best->depth * kCacheBlock, std::move(rows), best->sequence);
-  touch(*best);
-  ++best->uses;
-  ++stats_.hits, stats_.tokens_saved += slot.n_tokens();
+    for (const Node* at = node; at; at = at->parent) rows[static_cast<size_t>(at->depth - 1)] = at->rows;
+  slot.assign(node->depth * kCacheBlock, std::move(rows), node->sequence);
   return slot.n_tokens();
+}
+
+int64_t PrefixCache::restore(std::span<const int32_t> tokens, StateSlot& slot) {
+  if (tokens.size() <= kBlock) return 0;
+  Node* const best = longest(tokens.first(tokens.size() - 1));
+  const int64_t n = assign(best, slot);
+  if (n == 0) return ++stats_.misses, 0;
+  touch(*best);
+  ++best->uses, ++stats_.hits, stats_.tokens_saved += n;
+  return n;
+}
+
+int64_t PrefixCache::copy_state(std::span<const int32_t> tokens, StateSlot& slot) const {
+  return assign(longest(tokens), slot);
 }
 
 int64_t PrefixCache::common_prefix(std::span<const int32_t> tokens) const {

@@ -33,9 +33,14 @@ class PrefixCache {
   PrefixCache(const PrefixCache&) = delete;
   PrefixCache& operator=(const PrefixCache&) = delete;
 
+  StatePool& pool() const { return pool_; }
+
   // Puts the longest stored prefix of tokens[0, size - 1) into `slot`, which was empty, and returns its length, a multiple of
   // kCacheBlock; 0: there is none. The slot shares rows and nothing else. Throws OutOfMemory, then nothing has changed.
   int64_t restore(std::span<const int32_t> tokens, StateSlot& slot);
+
+  // The longest stored prefix of all the tokens, for a file: no hit, and no use of the state.
+  int64_t copy_state(std::span<const int32_t> tokens, StateSlot& slot) const;
 
   // How far `tokens` agree with what is stored, a multiple of kCacheBlock, be there a state or not. Beyond what restore finds it is
   // where prompts begin to differ: a state inserted there would serve each of them.
@@ -73,6 +78,8 @@ class PrefixCache {
   using Block = std::span<const int32_t>;
 
   uint64_t hash_of(const Node* parent, Block block) const;
+  Node* longest(std::span<const int32_t> tokens) const;  // the last node with a state
+  int64_t assign(const Node* node, StateSlot& slot) const;
   Node* find(const Node* parent, Block block) const;
   Node* find_all(std::span<const int32_t> tokens) const;  // the node of the last block; none unless all are there
   Node* add(Node* parent, Block block, const StateBlock& rows);

@@ -12,6 +12,10 @@
 
 #include "runtime/state_block.h"
 
+namespace linnet::formats {
+struct StateHeader;
+}
+
 namespace linnet::runtime {
 
 // Tokens are appended in steps of begin_append / end_append around a forward pass (Engine does that). A tentative append keeps, from
@@ -76,6 +80,9 @@ class StateSlot {
   std::vector<int32_t> tentative_;
   int64_t n_tokens_ = 0, n_committed_ = 0, n_appending_ = 0;
 };
+
+// Of an exported slot, from the header of its file. Throws FormatError; `place` begins the message.
+int64_t n_tokens_of(const formats::StateHeader& header, const std::string& place);
 
 // visit(layer, index, spec) for all tensors in the order of the specs.
 template <class Visit>

@@ -26,9 +26,11 @@ std::vector<int64_t> section_shape(const StateSpec& spec, int64_t n_tokens) {
   return shape;
 }
 
-int64_t read_n_tokens(const formats::StateFile& file, const std::string& place) {
-  const auto found = file.header().metadata.find(kTokensKey);
-  if (found == file.header().metadata.end())
+}  // namespace
+
+int64_t n_tokens_of(const formats::StateHeader& header, const std::string& place) {
+  const auto found = header.metadata.find(kTokensKey);
+  if (found == header.metadata.end())
     throw FormatError(cat(place, ": header: expected ", kTokensKey, ", got no such key"));
   const std::string& text = found->second;
   const bool digits = !text.empty() && text.size() <= 15 && text.find_first_not_of("0123456789") == std::string::npos;
@@ -36,8 +38,6 @@ int64_t read_n_tokens(const formats::StateFile& file, const std::string& place) 
     throw FormatError(cat(place, ": header: ", kTokensKey, ": expected a number, got ", printable(text, 40)));
   return std::stoll(text);
 }
-
-}  // namespace
 
 void StateSlot::export_to(const std::filesystem::path& file, const std::map<std::string, std::string>& notes) const {
   if (n_tentative() > 0)
@@ -71,7 +71,7 @@ std::map<std::string, std::string> StateSlot::import_from(const std::filesystem:
   if (file.header().model != pool_->identity())
     throw FormatError(cat(place, ": a state of another model: expected ", pool_->identity(), ", got ",
                           printable(file.header().model, 40)));
-  const int64_t n_tokens = read_n_tokens(file, place);
+  const int64_t n_tokens = n_tokens_of(file.header(), place);
   size_t expected = 0;
   for_each_state(pool_->specs(), [&](size_t layer, size_t, const StateSpec& spec) {
     ++expected;
