@@ -15,9 +15,10 @@ struct PageFile {
 
 std::span<const PageFile> page_files();
 
-// Content-Security-Policy of every file: the page talks to its own server and to nothing else, and runs no inline script or style.
+// Content-Security-Policy of every file: the page talks to its own server and to nothing else, and runs no inline script or style,
+// and no text can become HTML.
 inline constexpr std::string_view kPageSecurityPolicy =
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
 }  // namespace linnet::server

@@ -6,6 +6,7 @@
 What the last message holds decides the reply: see `Reply`. GET /mock/requests tells what was asked so far.
 """
 import json
+import re
 import socket
 import sys
 import threading
@@ -17,8 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / 'src/server/page'
 TYPES = {'.html': 'text/html; charset=utf-8', '.css': 'text/css; charset=utf-8', '.js': 'text/javascript; charset=utf-8',
          '.svg': 'image/svg+xml'}
-POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
-          "form-action 'none'; frame-ancestors 'none'")
+POLICY = ''.join(re.findall(r'^ +"(.*)";?$', (ROOT / 'src/server/page_files.h').read_text(), re.MULTILINE))
 
 POEM = '春眠不覺曉，處處聞啼鳥。\n夜來風雨聲，花落知多少。'
 MARKDOWN = '''Here is **some** *text* with `code` and <b>no HTML</b>, 2 * 3 * 4 = 24.
