@@ -98,6 +98,10 @@ def test_streaming_and_stop(page, server):
     page.key('Enter')  # nothing is sent while a reply runs
     expect('turns', page.js('document.querySelectorAll("article").length'), 2)
     page.shot('streaming')
+    page.click('article:nth-child(1) [data-action=edit]')
+    page.key('Enter')
+    expect('no edit meanwhile', page.js('document.querySelector("#banner").innerText.includes("stop it first")'), True)
+    page.key('Escape')  # closes the editor
     page.key('Escape')
     finished(page, 2)
     expect('state', state(page), 'Stopped.')
@@ -159,6 +163,7 @@ def test_settings(page, server):
     expect('request', {k: request.get(k) for k in ('temperature', 'top_p', 'max_tokens', 'seed')},
            {'temperature': 0.5, 'top_p': 0.9, 'max_tokens': 4, 'seed': 11})
     expect('system', request['messages'][0], {'role': 'system', 'content': 'You are a poet.'})
+    expect('system prompt in sight', page.js('document.querySelector("#log .system").textContent'), 'System prompt: You are a poet.')
     expect('cut', state(page), 'Ended at the longest reply that the settings allow.')
     page.click('#settings-open')
     page.js('document.querySelector("#settings-form").elements.temperature.select()')
@@ -241,7 +246,10 @@ def test_keyboard(page, server):
     page.key('Enter')
     finished(page, 2)
     expect('two lines', texts(page)[0], 'line one\nline two')
+    page.type('拼音')  # the Enter that ends the choice of an input method sends nothing
     page.js('document.querySelector("#input").dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", isComposing: true, bubbles: true}))')
+    expect('turns', page.js('document.querySelectorAll("article").length'), 2)
+    page.js('document.querySelector("#input").value = ""')
     page.key('ArrowUp')
     expect('the last message', page.js('document.activeElement.value'), 'line one\nline two')
     page.key('Escape')
@@ -288,6 +296,31 @@ def test_keeping(page, server):
             page.call('DOM.setFileInputFiles', files=[str(path)], nodeId=node)
             page.wait(f'document.querySelector("#banner").innerText.includes({json.dumps(banner)})')
     expect('imported beside', page.js('document.querySelectorAll("#list li").length'), 4)
+
+
+# Another window writes to the same storage: this one shows it, and keeps an editor that is open.
+def test_two_windows(page, server):
+    say(page, '!say first')
+    finished(page, 2)
+    elsewhere = """(change => {
+        const key = Object.keys(localStorage).find(name => name.startsWith("linnet.conversation."));
+        const conversation = JSON.parse(localStorage.getItem(key));
+        change(conversation);
+        const written = "linnet.conversation." + conversation.id;
+        localStorage.setItem(written, JSON.stringify(conversation));
+        dispatchEvent(new StorageEvent("storage", {key: written}));
+    })"""
+    page.click('[data-action=edit]')
+    page.js(elsewhere + '(other => { other.id = "tother"; other.updated += 1; })')
+    expect('the other one is listed', page.js('document.querySelectorAll("#list li").length'), 2)
+    expect('the editor stays', page.js('document.activeElement.className'), 'edit')
+    page.key('Escape')
+    say(page, '!say second')
+    finished(page, 4)
+    expect('nothing is doubled', page.js('document.querySelectorAll("#list li").length'), 2)
+    page.js('localStorage.removeItem("linnet.conversation.tother")')
+    page.js(elsewhere + '(mine => { mine.updated += 1; Object.values(mine.turns)[0].content = "changed"; })')
+    expect('a change is shown', texts(page)[0], 'changed')
 
 
 def test_downloads(page, server):

@@ -73,7 +73,7 @@ function remove(gone) {
 }
 
 function send(text) {
-  if (runningHere()) return;
+  if (refused()) return;
   const turns = path(conversation);
   const turn = addTurn(conversation, turns.length ? turns[turns.length - 1].id : '', 'user', text);
   history.replaceState(null, '', `#${conversation.id}`);
@@ -111,14 +111,21 @@ function answer(parent) {
   });
 }
 
+// Whether the conversation must be left alone now; says so.
+function refused() {
+  if (!runningHere()) return false;
+  banner('A reply is on its way: stop it first.', [['Stop', () => { runningHere()?.stop(); banner(); }], ['Close', () => banner()]]);
+  return true;
+}
+
 function regenerate(turn) {
-  if (runningHere()) return;
+  if (refused()) return;
   if (turn.content === '') removeTurn(conversation, turn.id);
   answer(turn.parent);
 }
 
 function edit(turn, text) {
-  if (runningHere()) return;
+  if (refused()) return;
   const changed = addTurn(conversation, turn.parent, turn.role, text, turn.role === 'assistant' ? {finish: 'edited'} : null);
   if (turn.role === 'user') return answer(changed.id);
   keep(conversation);
@@ -151,8 +158,11 @@ const openSettings = setUpSettings(() => ({...settings, system: conversation.sys
   const {system, ...rest} = values;
   settings = {...store.defaults, ...rest};
   stored(() => store.keepSettings(settings));
-  conversation.system = system;
-  if (path(conversation).length) keep(conversation);
+  if (conversation.system !== system) {
+    conversation.system = system;
+    if (path(conversation).length) keep(conversation);
+    if (!runningHere()) render();
+  }
   findModel();
 });
 const closeMenu = setUpMenu();
@@ -216,10 +226,13 @@ settings = stored(store.settings) ?? settings;
 kept = stored(store.conversations) ?? [];
 store.onChange(() => {  // another window: what is on its way here stays as it is
   const busy = kept.filter(one => Object.keys(one.turns).some(id => replies.has(id)));
-  const others = (stored(store.conversations) ?? []).filter(one => !busy.some(mine => mine.id === one.id));
+  const same = one => one.id === conversation.id && one.updated === conversation.updated;
+  const others = (stored(store.conversations) ?? []).filter(one => !busy.some(mine => mine.id === one.id))
+    .map(one => same(one) ? conversation : one);
   kept = [...busy, ...others].sort((a, b) => b.updated - a.updated);
-  conversation = kept.find(one => one.id === conversation.id) ?? conversation;
-  if (!runningHere()) render();
+  const changed = kept.find(one => one.id === conversation.id && one.updated !== conversation.updated);
+  if (changed) conversation = changed, render();
+  else showList(kept, conversation, open, remove);
 });
 addEventListener('pagehide', () => kept.filter(one => Object.keys(one.turns).some(id => replies.has(id))).forEach(keep));
 open(location.hash.slice(1));

@@ -23,7 +23,9 @@ export class Transcript {
     this.conversation = conversation;
     this.#shown.clear();
     const turns = path(conversation);
-    this.container.replaceChildren(...(turns.length ? turns.map(turn => this.#article(turn)) : [welcome]));
+    const system = conversation.system &&
+      button(`System prompt: ${conversation.system}`, () => this.actions.openSettings('system'), {class: 'system'});
+    this.container.replaceChildren(...(system ? [system] : []), ...(turns.length ? turns.map(turn => this.#article(turn)) : [welcome]));
     this.#restoreFocus(place);
     this.follow(true);
   }
