@@ -9,6 +9,7 @@
 #include "cli/inspect.h"
 #include "cli/logits.h"
 #include "cli/perplexity.h"
+#include "cli/serve.h"
 #include "cli/synth.h"
 #include "cli/tokenize.h"
 #include "cli/tokenizer_train.h"
@@ -120,6 +121,41 @@ void add_chat(CLI::App& app, Action& action) {
       "Each line of stdin is a message; /help lists the commands. The conversation is kept as the model's state: a "
       "turn reads "
       "only its own tokens.");
+}
+
+void add_serve(CLI::App& app, Action& action) {
+  std::shared_ptr<ServeArgs> a;
+  CLI::App* c =
+      add_command(app, action, "serve", "Answer many clients over HTTP: a chat page and OpenAI's API", a, run_serve);
+  add_engine(c, a->engine);
+  c->add_option("--host", a->host, "address to listen on (default: 127.0.0.1, this machine alone)");
+  c->add_option("--port", a->port, "0: one that is free (default: 8080)");
+  c->add_option("--model-name", a->model_name, "name of the model in the API (default: its folder's)");
+  c->add_option(
+       "--api-key-file", a->api_key_file,
+       "file with a key on each line; clients must name one (LINNET_API_KEY is one more; default: none needed)")
+      ->type_name("FILE");
+  c->add_flag("--no-api-key", a->no_api_key, "let other machines ask without a key");
+  c->add_option("--cors", a->cors, "origin of web pages that may ask, as https://example.org, or *; may be repeated")
+      ->take_all()
+      ->expected(1)
+      ->type_name("ORIGIN");
+  c->add_option("--max-streams", a->max_streams, "sequences that are generated at once (default: 64)");
+  c->add_option("--queue", a->max_queue, "requests that wait beyond them; the next is refused with 429 (default: 256)");
+  c->add_option("--state-memory", a->state_memory_mib,
+                "MiB for the states of sequences and the prefix cache (default: what is free)");
+  c->add_flag("--no-prefix-cache", a->no_prefix_cache, "read every prompt from its beginning");
+  c->add_flag("--no-batch-invariance", a->no_batch_invariance,
+              "choose kernels by cost: faster, but replies may depend on what else runs");
+  c->add_option("--reply-tokens", a->reply_tokens,
+                "tokens of a chat reply whose request sets no limit, -1: the context (default: 2048)");
+  c->add_option("--request-timeout", a->request_timeout, "seconds that a request may take, 0: any (default: 0)");
+  c->add_option("--drain-timeout", a->drain_timeout,
+                "seconds that running requests have to end after SIGINT or SIGTERM (default: 30)");
+  c->add_option("--max-body", a->max_body_mib, "MiB of a request (default: 32)");
+  c->add_option("--max-connections", a->max_connections, "open connections (default: 4096)");
+  c->add_flag("-q,--quiet", a->quiet, "no line for each request on stderr");
+  c->footer("docs/serving.md has the API. One line of JSON for each request on stderr.");
 }
 
 void add_tokenize(CLI::App& app, Action& action) {
@@ -326,6 +362,7 @@ void add_train(CLI::App& app, Action& action) {
 void declare_commands(CLI::App& app, Action& action) {
   add_generate(app, action);
   add_chat(app, action);
+  add_serve(app, action);
   add_inspect(app, action);
   add_tokenize(app, action);
   add_tokenizer(app, action);

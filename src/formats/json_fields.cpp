@@ -104,8 +104,8 @@ struct JsonFields::Object {
   }
   std::string path_of(std::string_view key) const { return (path.empty() ? "" : path + ".") + key_text(key); }
 
-  FormatError error(const std::string& at, const json* got, std::string_view expected) const {
-    return FormatError(cat(document->place, ": ", at, ": expected ", expected, ", got ", value_text(got)));
+  JsonFieldError error(const std::string& at, const json* got, std::string_view expected) const {
+    return {cat(document->place, ": ", at, ": expected ", expected, ", got ", value_text(got)), at};
   }
   // Converts the value of a key; `convert` gives none where the value is not what is expected.
   template <class Convert>
@@ -261,6 +261,11 @@ std::vector<JsonFields> JsonFields::objects(std::string_view key) const {
   return result;
 }
 
+std::optional<std::string> JsonFields::optional_json(std::string_view key) const {
+  const json* field = object_->ask(key);
+  return field ? std::optional(field->dump()) : std::nullopt;
+}
+
 void JsonFields::ignore(std::string_view key) const { object_->ask(key); }
 
 void JsonFields::Object::list_unread(std::vector<std::string>& unread) const {
@@ -294,7 +299,7 @@ std::string JsonFields::place(std::string_view key) const {
   return cat(object_->document->place, ": ", object_->path_of(key));
 }
 
-FormatError JsonFields::error(std::string_view key, std::string_view expected) const {
+JsonFieldError JsonFields::error(std::string_view key, std::string_view expected) const {
   return object_->error(object_->path_of(key), object_->peek(key), expected);
 }
 

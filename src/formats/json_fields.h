@@ -17,6 +17,12 @@ namespace linnet::formats {
 
 enum class JsonKind { absent, null, boolean, integer, number, string, array, object };
 
+// A value that is not what it should be; `path` is its place in the document: "path.to.key".
+struct JsonFieldError : FormatError {
+  JsonFieldError(const std::string& text, std::string where) : FormatError(text), path(std::move(where)) {}
+  std::string path;
+};
+
 // Every failure is a FormatError "FILE: path.to.key: expected integer in [1, 65536], got 1152921504606846976". The required
 // form of a getter refuses an absent or null key; the optional form answers nothing for both. 1e3 is an integer, 1.5
 // is not; numbers must be finite. A copy, and what object() and objects() return, share the document; not thread safe.
@@ -50,6 +56,9 @@ class JsonFields {
   std::optional<std::vector<std::string>> optional_strings(std::string_view key) const;
   std::optional<JsonFields> optional_object(std::string_view key) const;
 
+  // The value as JSON text, whatever it is. The members of its objects count as asked for.
+  std::optional<std::string> optional_json(std::string_view key) const;
+
   // Counts as asked for, whatever it is: for keys that are known to change nothing.
   void ignore(std::string_view key) const;
 
@@ -61,7 +70,7 @@ class JsonFields {
   // "FILE: path.to.key", and the error of a caller that expects something of the key that no getter can say:
   // throw f.error("hidden_act", "\"silu\"").
   std::string place(std::string_view key) const;
-  FormatError error(std::string_view key, std::string_view expected) const;
+  JsonFieldError error(std::string_view key, std::string_view expected) const;
 
  private:
   struct Object;

@@ -53,12 +53,7 @@ HttpServer::HttpServer(HttpOptions options, Handler handler, Refusal refusal)
   register_with(epoll_.get(), wake_->descriptor(), kWakeId, EPOLLIN);
 }
 
-HttpServer::~HttpServer() {
-  for (auto& [id, c] : connections_) {
-    c->closed = true;
-    c->drained.notify_all();
-  }
-}
+HttpServer::~HttpServer() = default;
 
 void HttpServer::listen_on(const std::string& host, int port) {
   const std::string place = cat(host.find(':') == std::string::npos ? host : "[" + host + "]", ":", port);
@@ -100,7 +95,7 @@ void HttpServer::run() {
       listener_ = formats::FileDescriptor();
       close_idle();
     }
-    if (now.time_since_epoch().count() >= finish_at_ || (finish_at_ != INT64_MAX && connections_.empty())) return;
+    if (now.time_since_epoch().count() >= finish_at_ || (finish_at_ != INT64_MAX && connections_.empty())) break;
     if (now >= next_sweep_) sweep();
     const int n = epoll_wait(epoll_.get(), events, 256, static_cast<int>(kSweepInterval.count()));
     for (int i = 0; i < n; ++i) {
@@ -114,6 +109,7 @@ void HttpServer::run() {
       }
     }
   }
+  while (!connections_.empty()) close(*ConnectionPtr(connections_.begin()->second));
 }
 
 void HttpServer::close_listener() {

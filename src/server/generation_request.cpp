@@ -1,0 +1,143 @@
+#include "server/generation_request.h"
+
+#include <algorithm>
+#include <random>
+
+#include "core/text.h"
+#include "server/api_error.h"
+
+namespace linnet::server {
+namespace {
+
+uint64_t fresh_seed() {
+  std::random_device device;
+  return uint64_t{device()} << 32 | device();
+}
+
+template <class To, class From>
+void take(To& to, const std::optional<From>& from) {
+  if (from) to = static_cast<To>(*from);
+}
+
+runtime::GenerateOptions options_of(const CommonFields& fields, const ModelFacts& model) {
+  runtime::GenerateOptions options = model.defaults;
+  runtime::SamplingParams& sampling = options.sampling;
+  take(sampling.temperature, fields.temperature);
+  take(sampling.top_p, fields.top_p);
+  take(sampling.min_p, fields.min_p);
+  take(sampling.repetition_penalty, fields.repetition_penalty);
+  take(sampling.presence_penalty, fields.presence_penalty);
+  take(sampling.frequency_penalty, fields.frequency_penalty);
+  if (fields.top_k) sampling.top_k = std::max<int64_t>(*fields.top_k, 0);  // -1, too, means all
+  if (sampling.top_p == 0) sampling.top_p = 1, sampling.top_k = 1;         // the smallest set there is
+  sampling.seed = fields.seed ? *fields.seed : fresh_seed();
+  sampling.logit_bias = fields.logit_bias;
+  for (const auto& [id, bias] : fields.logit_bias)
+    if (id >= model.vocab_size) refuse_field("logit_bias", cat("expected ids below ", model.vocab_size, ", got ", id));
+  options.stop_strings = fields.stops;
+  options.show_specials = !fields.skip_special_tokens;
+  if (fields.ignore_eos) options.end_ids.clear();
+  for (int32_t id : fields.stop_token_ids) {
+    if (id >= model.vocab_size) refuse_field("stop_token_ids", cat("expected ids below ", model.vocab_size));
+    options.end_ids.push_back(id);
+  }
+  return options;
+}
+
+void add_constraint(const CommonFields& fields, ConstraintCache& constraints, runtime::GenerateOptions& options) {
+  if (fields.format == ResponseFormat::text) return;
+  if (fields.ignore_eos) refuse_field("ignore_eos", "expected false where response_format says how the text ends");
+  try {
+    options.constraint = constraints.get(fields.format, fields.schema);
+  } catch (const Error& e) {
+    if (exit_status(e) != 2 && exit_status(e) != 3) throw;
+    throw ApiError(400, e.what(), "response_format", "unsupported_schema");
+  }
+}
+
+void check_prompt(const std::vector<int32_t>& ids, const char* field, const ModelFacts& model) {
+  if (ids.empty()) refuse_field(field, "expected at least one token, got none");
+  if (static_cast<int64_t>(ids.size()) >= model.context)
+    throw ApiError(400, cat(field, ": expected fewer than ", model.context, " tokens, the context, got ", ids.size()),
+                   field, "context_length_exceeded");
+  for (int32_t id : ids)
+    if (id >= model.vocab_size) refuse_field(field, cat("expected token ids below ", model.vocab_size, ", got ", id));
+}
+
+void take_common(const CommonFields& fields, GenerationRequest& request) {
+  request.n = fields.n;
+  request.top_logprobs = fields.top_logprobs;
+  request.stream = fields.stream;
+  request.include_usage = fields.include_usage;
+  request.unknown = fields.unknown;
+}
+
+}  // namespace
+
+ConstraintCache::ConstraintCache(const formats::Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> end_ids)
+    : tokenizer_(tokenizer), vocab_size_(vocab_size), end_ids_(std::move(end_ids)) {}
+
+runtime::Constraint ConstraintCache::get(ResponseFormat format, const std::string& schema) {
+  const std::string key = format == ResponseFormat::json_object ? "" : schema;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!trie_) trie_ = std::make_shared<runtime::TokenTrie>(tokenizer_, vocab_size_);
+    for (size_t i = 0; i < kept_.size(); ++i)
+      if (kept_[i].first == key) {
+        std::rotate(kept_.begin() + static_cast<std::ptrdiff_t>(i), kept_.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+                    kept_.end());
+        return kept_.back().second;
+      }
+  }
+  runtime::Constraint made = format == ResponseFormat::json_object  // without the lock: others need not wait for it
+                                 ? runtime::Constraint::json_object(trie_, end_ids_)
+                                 : runtime::Constraint::json_schema(schema, "response_format", trie_, end_ids_);
+  const std::lock_guard lock(mutex_);
+  if (kept_.size() == kKept) kept_.erase(kept_.begin());
+  kept_.emplace_back(key, made);
+  return made;
+}
+
+void check_model(const std::optional<std::string>& name, const ModelFacts& model) {
+  if (!name || name->empty() || *name == model.name || *name == "default") return;
+  throw ApiError(
+      404, cat("model: expected \"", model.name, "\", the one that is served here, got \"", printable(*name, 80), "\""),
+      "model", "model_not_found");
+}
+
+GenerationRequest resolve(const ChatFields& fields, const ModelFacts& model, ConstraintCache& constraints) {
+  check_model(fields.model, model);
+  if (!fields.tools_json.empty() || (!fields.tool_choice_json.empty() && fields.tool_choice_json != "\"none\"" &&
+                                     fields.tool_choice_json != "\"auto\""))
+    throw ApiError(400, "tools: not supported yet", fields.tools_json.empty() ? "tool_choice" : "tools",
+                   "unsupported_parameter");
+  GenerationRequest request{.endpoint = Endpoint::chat, .options = options_of(fields, model)};
+  take_common(fields, request);
+  const formats::ChatOptions chat{.add_generation_prompt = fields.add_generation_prompt,
+                                  .variables_json = fields.variables_json};
+  request.prompts.push_back(model.chat_template->encode(fields.messages, chat));
+  check_prompt(request.prompts[0], "messages", model);
+  request.options.max_tokens = fields.max_tokens.value_or(model.reply_tokens);
+  add_constraint(fields, constraints, request.options);
+  return request;
+}
+
+GenerationRequest resolve(const CompletionFields& fields, const ModelFacts& model, ConstraintCache& constraints) {
+  check_model(fields.model, model);
+  GenerationRequest request{.endpoint = Endpoint::completions, .options = options_of(fields, model)};
+  take_common(fields, request);
+  request.echo = fields.echo;
+  request.score_prompts = fields.echo && fields.top_logprobs >= 0;
+  const auto policy = fields.parse_special ? formats::SpecialPolicy::parse : formats::SpecialPolicy::as_text;
+  for (const Prompt& prompt : fields.prompts) {
+    const auto* text = std::get_if<std::string>(&prompt);
+    request.prompts.push_back(text ? model.tokenizer->encode(*text, policy) : std::get<std::vector<int32_t>>(prompt));
+    check_prompt(request.prompts.back(), "prompt", model);
+  }
+  constexpr int64_t kOpenAiDefault = 16;
+  request.options.max_tokens = fields.max_tokens.value_or(kOpenAiDefault);
+  add_constraint(fields, constraints, request.options);
+  return request;
+}
+
+}  // namespace linnet::server

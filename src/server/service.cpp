@@ -1,0 +1,28 @@
+#include "server/service.h"
+
+#include <ctime>
+
+namespace linnet::server {
+
+Service::Service(runtime::Engine& engine, const formats::Tokenizer& tokenizer,
+                 const formats::ChatTemplate& chat_template, const ServerOptions& given, Log log_line)
+    : options(given),
+      log(std::move(log_line)),
+      model{.name = given.model_name,
+            .created = std::time(nullptr),
+            .vocab_size = engine.config().vocab_size,
+            .context = engine.context(),
+            .defaults = given.defaults,
+            .reply_tokens = given.reply_tokens,
+            .tokenizer = &tokenizer,
+            .chat_template = &chat_template},
+      constraints(tokenizer, engine.config().vocab_size, given.defaults.end_ids),
+      scheduler(engine, tokenizer, given.scheduler) {}
+
+void Call::respond(HttpResponse response) {
+  response.headers.insert(response.headers.begin(), headers.begin(), headers.end());
+  record.status = response.status;
+  exchange->respond(response);
+}
+
+}  // namespace linnet::server
