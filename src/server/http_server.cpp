@@ -95,7 +95,7 @@ void HttpServer::run() {
       listener_ = formats::FileDescriptor();
       close_idle();
     }
-    if (now.time_since_epoch().count() >= finish_at_ || (finish_at_ != INT64_MAX && connections_.empty())) break;
+    if (finish_at_ != INT64_MAX && (now.time_since_epoch().count() >= finish_at_ || !any_answering())) break;
     if (now >= next_sweep_) sweep();
     const int n = epoll_wait(epoll_.get(), events, 256, static_cast<int>(kSweepInterval.count()));
     for (int i = 0; i < n; ++i) {
@@ -353,6 +353,11 @@ void HttpServer::sweep(Connection& c, Clock::time_point now) {
   if (!stalled) return;
   if (c.phase == Connection::Phase::reading) refuse(c, 408, "the body came too slowly");
   else close(c);
+}
+
+bool HttpServer::any_answering() const {
+  return std::any_of(connections_.begin(), connections_.end(),
+                     [](const auto& entry) { return entry.second->phase == Connection::Phase::answering; });
 }
 
 void HttpServer::close_idle() {

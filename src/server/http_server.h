@@ -45,7 +45,7 @@ class HttpServer {
   void run();  // until finish() has come to its end; on one thread
 
   // From any thread. close_listener: no new connections, idle ones are closed, the others after their answer. finish: that, and run()
-  // returns when none is left, at the latest at `until`.
+  // returns when none is being answered, at the latest at `until`.
   void close_listener();
   void finish(std::chrono::steady_clock::time_point until);
 
@@ -71,6 +71,7 @@ class HttpServer {
   void sweep();
   void sweep(Connection& c, Clock::time_point now);
   void close_idle();
+  bool any_answering() const;
   void start_window(Connection& c) const;
 
   HttpOptions options_;

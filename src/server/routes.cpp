@@ -70,6 +70,7 @@ constexpr Route kRoutes[] = {
     {.method = "POST", .path = "/v1/embeddings", .name = "embeddings", .answer = answer_embeddings},
     {.method = "POST", .path = "/tokenize", .name = "tokenize", .answer = answer_tokenize, .at_once = false},
     {.method = "POST", .path = "/detokenize", .name = "detokenize", .answer = answer_detokenize, .at_once = false},
+    {.method = "GET", .path = "/tokenizer_info", .name = "tokenizer_info", .answer = answer_tokenizer_info},
     {.method = "GET", .path = "/", .name = "page", .answer = answer_page, .needs_key = false},
     {.method = "GET", .path = "/page/", .name = "page", .answer = answer_page, .needs_key = false},
 };

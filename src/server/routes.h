@@ -27,6 +27,7 @@ void answer_chat(Service& service, Call& call);
 void answer_completion(Service& service, Call& call);
 void answer_tokenize(Service& service, Call& call);
 void answer_detokenize(Service& service, Call& call);
+void answer_tokenizer_info(Service& service, Call& call);
 void answer_metrics(Service& service, Call& call);
 
 }  // namespace linnet::server

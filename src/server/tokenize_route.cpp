@@ -1,4 +1,4 @@
-// /tokenize and /detokenize: text to token ids and back, in the shapes of vLLM ("prompt") and of llama.cpp ("content").
+// /tokenize, /detokenize and /tokenizer_info: text to token ids and back, in the shapes of vLLM ("prompt") and of llama.cpp ("content").
 #include <nlohmann/json.hpp>
 
 #include "core/text.h"
@@ -23,11 +23,24 @@ void answer_tokenize(Service& service, Call& call) {
         chat.messages, {.add_generation_prompt = chat.add_generation_prompt, .variables_json = chat.variables_json});
   } else {
     check_model(body.optional_string("model"), model);
-    const bool parse = body.optional_boolean("parse_special").value_or(false);
+    const bool parse = body.optional_boolean("parse_special").value_or(true);
     const std::string text = body.has("content") ? body.string("content") : body.string("prompt");
     ids = model.tokenizer->encode(text, parse ? formats::SpecialPolicy::parse : formats::SpecialPolicy::as_text);
   }
   call.respond_json(ordered_json{{"tokens", ids}, {"count", ids.size()}, {"max_model_len", model.context}}.dump());
+}
+
+// What evaluation harnesses ask before they tokenize by the server.
+void answer_tokenizer_info(Service& service, Call& call) {
+  const formats::Tokenizer& tokenizer = *service.model.tokenizer;
+  const auto name = [&](std::optional<int32_t> id) {
+    return id ? ordered_json(formats::to_valid_utf8(tokenizer.bytes_of(*id))) : ordered_json();
+  };
+  call.respond_json(ordered_json{{"tokenizer_class", "Tokenizer"},
+                                 {"vocab_size", tokenizer.vocab_size()},
+                                 {"bos_token", name(tokenizer.bos_id())},
+                                 {"eos_token", name(tokenizer.eos_id())}}
+                        .dump());
 }
 
 void answer_detokenize(Service& service, Call& call) {
