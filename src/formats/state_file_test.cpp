@@ -47,6 +47,39 @@ TEST(state_file, round_trip) {
   EXPECT_EQ(file.place("tokens"), (folder / "a.state").string() + ": tokens");
 }
 
+// Bytes that lie in several places make the same file as bytes in one.
+TEST(state_file, sections_in_parts) {
+  const ScratchFolder folder;
+  const OwnedTensor whole = OwnedTensor::normal({5, 32}, 1);  // 640 bytes
+  write_state_file(folder / "one", {"m", {}}, std::vector<StateSection>{{"a", whole}});
+  const auto bytes = std::span<const std::byte>(whole.view().data, 640);
+  StateSection parts{"a", whole, {bytes.first(128), bytes.subspan(128, 512)}};
+  write_state_file(folder / "parts", {"m", {}}, std::span(&parts, 1));
+  EXPECT_EQ(contents(folder / "parts"), contents(folder / "one"));
+  const auto refusal = [&](std::vector<std::span<const std::byte>> wrong) {
+    parts.parts = std::move(wrong);
+    return error_of<InvalidArgument>([&] { write_state_file(folder / "x", {"m", {}}, std::span(&parts, 1)); });
+  };
+  EXPECT_THAT(refusal({bytes.first(128)}), HasSubstr("expected parts of 640 bytes, got 128"));
+  EXPECT_THAT(refusal({bytes.first(100), bytes.subspan(100)}), HasSubstr("expected parts of a multiple of 64 bytes"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "x"));
+}
+
+TEST(state_file, the_header_alone) {
+  const ScratchFolder folder;
+  const Sample s;
+  write_state_file(folder / "a", s.header, s.sections);
+  const StateHeader header = read_state_header(folder / "a");
+  EXPECT_EQ(header.model, s.header.model);
+  EXPECT_EQ(header.metadata, s.header.metadata);
+  std::string bytes = contents(folder / "a");
+  for (size_t n : {size_t{0}, size_t{31}, size_t{32}, size_t{100}, bytes.size() - 1})
+    EXPECT_THROW(read_state_header(folder.write("cut", std::string_view(bytes).substr(0, n))), FormatError) << n;
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);  // of the content, which only the whole check sees
+  EXPECT_NO_THROW(read_state_header(folder.write("b", bytes)));
+  EXPECT_THROW(StateFile::read(folder / "b"), FormatError);
+}
+
 TEST(state_file, no_sections) {
   const ScratchFolder folder;
   write_state_file(folder / "a.state", {"m", {}}, {});

@@ -67,7 +67,7 @@ void attend_split(const MlaChunk& c, const MlaTask& task, const MlaPartial& to, 
   const MlaArgs& a = *c.args;
   const MlaGroup& g = c.groups[task.group];
   const int64_t E = a.R + a.Dr, begin = task.split * kSplit;
-  const int64_t end = std::min(begin + kSplit, c.limit(g, g.row + g.rows - 1));
+  const int64_t all = c.limit(g, g.row + g.rows - 1), end = std::min(begin + kSplit, all);
   std::fill_n(to.max, g.rows, -std::numeric_limits<float>::infinity());
   std::fill_n(to.sum, g.rows, 0.0f);
   std::fill_n(to.y, g.rows * a.R, 0.0f);
@@ -76,7 +76,7 @@ void attend_split(const MlaChunk& c, const MlaTask& task, const MlaPartial& to, 
   for (int64_t key = begin; key < end; key += kMlaBlock) {
     const int64_t keys = std::min(kMlaBlock, end - key);
     const T* rows = cache_row<T>(g.blocks, key, E);
-    const T* next = key + kMlaBlock < end ? cache_row<T>(g.blocks, key + kMlaBlock, E) : rows;
+    const T* next = key + kMlaBlock < all ? cache_row<T>(g.blocks, key + kMlaBlock, E) : rows;
     dot_rows<T>({g.rows, keys, E, c.q + g.row * E, E, rows, E, scratch, kMlaBlock, 1});
     for (int64_t i = 0; i < g.rows; ++i) limit[i] = std::clamp<int64_t>(c.limit(g, g.row + i) - key, 0, keys);
     softmax_block(softmax, a.scale);
