@@ -51,6 +51,22 @@ TEST(chat, first_reply_is_what_generate_gives_for_the_layout) {
   EXPECT_EQ(chat("hello\n", {"--system", "be brief"}).out, linnet(args).out + "\n");
 }
 
+// The model that comes with the program: a heading makes a poem that ends by itself, and the next heading is all that is read then.
+TEST(chat, default_model_writes_a_poem_for_each_heading) {
+  const Outcome outcome =
+      linnet({"chat", "--greedy", "-n", "400", "-t", "1", "--timing"},
+             {.input = "《秋夜》李白\n《山中》王維\n", .environment = "LINNET_MODEL=" + source_path("models/default")});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("。\n"));
+  EXPECT_GE(lines_of(outcome.out).size(), 4u);
+  const std::vector<std::string> timing = lines_of(outcome.err);
+  ASSERT_EQ(timing.size(), 2u) << outcome.err;
+  for (const std::string& line : timing) {
+    EXPECT_THAT(line, HasSubstr("end token"));
+    EXPECT_LT(std::stoi(line.substr(line.find(' '))), 12) << line;  // "prompt N tokens"
+  }
+}
+
 TEST(chat, later_turns_read_only_themselves) {
   const Outcome outcome = chat(std::string(600, 'x') + "\nyes\nyes\n", {"--timing"});
   const std::vector<std::string> timing = lines_of(outcome.err);

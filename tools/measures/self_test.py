@@ -2,6 +2,7 @@
 import array
 import base64
 import collections
+import hashlib
 import json
 import lzma
 import math
@@ -215,7 +216,14 @@ def test_shared(_):
     expect('distribution', [d[key] for key in ('n', 'under_limit', 'least', 'median', 'p95', 'greatest')], [100, 95, 1, 11, 20, 20])
 
 
-TESTS = ((test_shards, False), (test_bits, False), (test_xz, False), (test_discounts, True), (test_ngram, True),
+def test_committed_card(folder):
+    """The card beside the model that comes with the program is of that model."""
+    model = Path(__file__).resolve().parents[2] / 'models/default'
+    card = json.loads((model / 'card.json').read_text())
+    expect('sha256', hashlib.sha256((model / 'model.safetensors').read_bytes()).hexdigest(), card['model']['sha256'])
+
+
+TESTS = ((test_committed_card, False), (test_shards, False), (test_bits, False), (test_xz, False), (test_discounts, True), (test_ngram, True),
          (test_measure, False), (test_poems, False), (test_shared, True))
 
 
