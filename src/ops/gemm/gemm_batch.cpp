@@ -1,6 +1,7 @@
 // A batch of products as one list of tasks: which kernel each problem takes, packing of x, tiles, and the scratch they
 // need.
 #include <algorithm>
+#include <limits>
 #include <new>
 
 #include "ops/gemm/gemm_kernels.h"
@@ -22,12 +23,11 @@ int64_t depth_of(const GemmProblem& p) { return p.x[p.x_is_in_out ? 0 : 1]; }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How finely a batch is cut. The largest tasks run fastest: long streams of weights, much reuse of a tile's rows. A
-// batch too small to give every thread several of them is cut finer.
+// How finely a batch is cut. The largest tasks run fastest: long streams of weights, much reuse of a tile's rows. But every thread
+// should get several of them, and none be so long that the others wait for it.
 struct Grain {
-  int64_t strip_bytes = 1 << 20;  // of weights
-  int64_t tile_rows = kTileRows;
-  int64_t tile_panels = kTilePanels;
+  int64_t strip_bytes = 1 << 20;                                // of weights
+  int64_t tile_products = std::numeric_limits<int64_t>::max();  // multiply-adds of a tile's task
 };
 constexpr int64_t kTasksPerThread = 4;
 constexpr int64_t kLeastStripBytes = 32 << 10;
@@ -40,7 +40,8 @@ struct Cut {
   int64_t tasks() const { return across * along; }
 };
 
-Cut cut_of(const GemmProblem& p, Path path, const Kernels& kernels, const Grain& grain) {
+// depth: of all products that a tile's task makes one after the other.
+Cut cut_of(const GemmProblem& p, Path path, int64_t depth, const Kernels& kernels, const Grain& grain) {
   const int64_t M = p.y[0], N = p.y[1], row_bytes = std::max<int64_t>(depth_of(p) * size_of(p.w.dtype), 1);
   Cut cut;
   if (path == Path::none) return cut;
@@ -51,11 +52,23 @@ Cut cut_of(const GemmProblem& p, Path path, const Kernels& kernels, const Grain&
   } else {
     const int64_t panels = ceil_div(M, kPanelRows),
                   block = (path == Path::bf16 ? kernels.bf16 : kernels.f32)->row_block;
-    cut.m_step = ceil_div(panels, ceil_div(panels, grain.tile_panels)) * kPanelRows;  // blocks of equal size
-    cut.n_step = ceil_div(grain.tile_rows, block) * block;
+    int64_t rows = std::min(kTileRows, N), some_panels = std::min(kTilePanels, panels);
+    const auto too_long = [&] { return rows * some_panels * kPanelRows * depth > grain.tile_products; };
+    while (rows > kTileRows / 4 && too_long()) rows = ceil_div(rows, 2);
+    while (some_panels > 2 && too_long()) some_panels = ceil_div(some_panels, 2);
+    const auto equal_steps = [](int64_t all, int64_t step, int64_t unit) {
+      return round_up(ceil_div(all, ceil_div(all, round_up(step, unit))), unit);
+    };
+    cut.m_step = equal_steps(panels, some_panels, 1) * kPanelRows;
+    cut.n_step = equal_steps(N, rows, block);
   }
   cut.across = ceil_div(M, cut.m_step), cut.along = ceil_div(N, cut.n_step);
   return cut;
+}
+
+// Neighbours that add to one y: a task makes the same part of all of them, in their order.
+bool adds_to_y_of(const GemmProblem& before, const GemmProblem& p) {
+  return p.accumulate && p.y.data == before.y.data && p.y.shape == before.y.shape;
 }
 
 bool same_rows(const GemmProblem& a, const GemmProblem& b) {
@@ -82,14 +95,17 @@ class alignas(kAlignment) Walk {
 
   bool next() {
     if (next_ == end_) return false;
+    const bool follows = problem && has_follower();
     problem = next_++;
     path = path_of(*problem, form_, *kernels_);
-    cut = cut_of(*problem, path, *kernels_, grain_);
-    first_task = end_task, end_task += cut.tasks();
+    if (!follows) cut = cut_of(*problem, path, depth_of_chain(), *kernels_, grain_);
+    first_task = end_task, end_task += follows ? 0 : cut.tasks();
     first_panel = end_panel;
+    has_strips = has_strips || path == Path::dots || path == Path::in_out;
     if (path != Path::f32 && path != Path::bf16) return true;
 
     const int64_t k = depth_of(*problem);
+    tile_products += problem->y[0] * problem->y[1] * k;
     panel_bytes = path == Path::f32 ? panel_bytes_f32(k) : panel_bytes_bf16(k);
     Packed& last = packed_[path == Path::bf16];
     if (!last.problem || !same_rows(*last.problem, *problem)) {
@@ -100,6 +116,8 @@ class alignas(kAlignment) Walk {
     packed = last.offset;
     return true;
   }
+  // Whether the next problem adds to the y of this one. It has no tasks of its own: this one's do its part, too.
+  bool has_follower() const { return next_ != end_ && adds_to_y_of(*problem, *next_); }
   void seek_task(int64_t task) {
     while (task >= end_task) next();
   }
@@ -114,12 +132,20 @@ class alignas(kAlignment) Walk {
   int64_t first_panel = 0, end_panel = 0;
   int64_t panel_bytes = 0, packed = 0;  // of the current problem's packed rows
   int64_t packed_bytes = 0;             // of all problems so far
+  bool has_strips = false;              // dots or in_out among them
+  int64_t tile_products = 0;            // multiply-adds in tiles of all problems so far
 
  private:
   struct Packed {
     const GemmProblem* problem = nullptr;
     int64_t offset = 0;
   };
+  int64_t depth_of_chain() const {
+    int64_t depth = depth_of(*problem);
+    for (const GemmProblem* p = next_; p != end_ && adds_to_y_of(p[-1], *p); ++p) depth += depth_of(*p);
+    return depth;
+  }
+
   const GemmProblem* next_;
   const GemmProblem* end_;
   GemmForm form_;
@@ -205,14 +231,21 @@ void run_tile(const Walk& at, int64_t m0, int64_t n0, const std::byte* packed, c
 
 Grain choose_grain(const GemmArgs& args, const Kernels& kernels, int n_threads) {
   Grain grain;
-  const auto enough = [&] { return Walk(args, kernels, grain).finish().end_task >= kTasksPerThread * n_threads; };
   if (n_threads == 1) return grain;
-  while (grain.strip_bytes > kLeastStripBytes && !enough()) {
-    grain.strip_bytes /= 2;
-    grain.tile_rows = std::max(grain.tile_rows / 2, kTileRows / 4);
-  }
-  while (grain.tile_panels > 2 && !enough()) grain.tile_panels /= 2;
+  const int64_t wanted = kTasksPerThread * n_threads;
+  const Walk whole = Walk(args, kernels, grain).finish();
+  grain.tile_products = whole.tile_products / wanted;
+  if (whole.has_strips)
+    while (grain.strip_bytes > kLeastStripBytes && Walk(args, kernels, grain).finish().end_task < wanted)
+      grain.strip_bytes /= 2;
   return grain;
+}
+
+// A part of the current problem's y.
+void run_task(const Walk& at, int64_t m0, int64_t n0, const std::byte* packed, const Kernels& kernels,
+              Scratch& scratch) {
+  if (at.path == Path::dots || at.path == Path::in_out) run_strip(at, m0, n0);
+  else run_tile(at, m0, n0, packed, at.path == Path::bf16 ? *kernels.bf16 : *kernels.f32, scratch);
 }
 
 }  // namespace
@@ -245,8 +278,12 @@ void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels,
       at.seek_task(task);
       const int64_t i = task - at.first_task;
       const int64_t m0 = i % at.cut.across * at.cut.m_step, n0 = i / at.cut.across * at.cut.n_step;
-      if (at.path == Path::dots || at.path == Path::in_out) run_strip(at, m0, n0);
-      else run_tile(at, m0, n0, packed, at.path == Path::bf16 ? *kernels.bf16 : *kernels.f32, scratch[thread]);
+      run_task(at, m0, n0, packed, kernels, scratch[thread]);
+      if (!at.has_follower()) continue;
+      for (Walk chain = at; chain.has_follower();) {
+        chain.next();
+        run_task(chain, m0, n0, packed, kernels, scratch[thread]);
+      }
     }
   });
 }

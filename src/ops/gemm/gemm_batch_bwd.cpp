@@ -1,8 +1,8 @@
 // Gradients as batches of the forward's products. A gradient is cut into pieces of at most kTokenBlock tokens:
 //   dx[m, k] (+)= sum_n dy[m, n] w_t[k, n]            x := dy, w := w_t
 //   dw[n, k]  +=  sum_m dy[m, n] x^T[k, m]            x := dy by its columns, w := x^T, transposed (and narrowed) before
-// Pieces that add to the same memory have different levels, ascending in the list's and the tokens' order; the pieces of a
-// level are independent and run in rounds whose scratch is bounded. So bits depend on kTokenBlock and on nothing else.
+// The pieces run in rounds whose scratch is bounded. Those that add to the same memory do so in the list's and the tokens' order,
+// so bits depend on kTokenBlock and on nothing else.
 #include <algorithm>
 #include <new>
 #include <optional>
@@ -54,27 +54,19 @@ int64_t bytes_of_dw(const GemmBwdProblem& p, int64_t tokens, const Kernels& kern
   return bytes_of_panels(p.dy[1], tokens, in_bf16(p, kernels)) + bytes_of_transposed(p, tokens, kernels);
 }
 
-struct Levels {
-  int32_t dx, dw;  // of a problem's dx, and of the first block of its dw
-};
-
-// One more than the last that adds to the same memory. Returns the number of levels.
-int64_t assign_levels(std::span<const GemmBwdProblem> problems, Levels* levels) {
+// Steps: in step s, block s of each dx is made, and block s - first[i] of the dw of problem i. What adds to one dw waits
+// for all blocks of those before it in the list. Returns the number of steps.
+int64_t assign_steps(std::span<const GemmBwdProblem> problems, int64_t* first) {
   int64_t count = 0;
   for (size_t i = 0; i < problems.size(); ++i) {
     const GemmBwdProblem& p = problems[i];
-    levels[i] = {0, 0};
-    bool seek_dx = wants_dx(p), seek_dw = wants_dw(p);
-    for (size_t j = i; j-- > 0 && (seek_dx || seek_dw);) {
-      const GemmBwdProblem& before = problems[j];
-      if (seek_dx && wants_dx(before) && before.dx.data == p.dx.data) levels[i].dx = levels[j].dx + 1, seek_dx = false;
-      if (seek_dw && wants_dw(before) && before.dw.data == p.dw.data) {
-        levels[i].dw = levels[j].dw + static_cast<int32_t>(Blocks(before.dy[0]).count);
-        seek_dw = false;
-      }
+    first[i] = 0;
+    for (size_t j = i; wants_dw(p) && j-- > 0;) {
+      if (!wants_dw(problems[j]) || problems[j].dw.data != p.dw.data) continue;
+      first[i] = first[j] + Blocks(problems[j].dy[0]).count;
+      break;
     }
-    const int64_t n_blocks = Blocks(p.dy[0]).count;
-    if (n_blocks > 0) count = std::max({count, levels[i].dx + int64_t{1}, levels[i].dw + n_blocks});
+    count = std::max(count, first[i] + Blocks(p.dy[0]).count);
   }
   return count;
 }
@@ -108,14 +100,22 @@ void transpose_strip(const Transposition& t, int64_t column) {
   }
 }
 
-// Independent pieces, collected until they would need too much scratch, then run.
+// Pieces, collected until they would need too much scratch, then run. Those that add to the same memory are brought together,
+// in the order in which they came: a batch makes such neighbours one after the other.
 class Round {
  public:
+  struct Piece {
+    GemmProblem product;
+    int64_t next, last;  // that adds to the same memory, and the last of all, which only the first knows; -1: none
+    bool is_first;
+  };
+
   Round(const Exec& exec, const Kernels& kernels, int64_t capacity)
       : exec_(exec),
         kernels_(kernels),
         capacity_(capacity),
         most_bytes_(kRoundBytes + kRoundBytesPerThread * exec.pool.size()),
+        pieces_(exec.workspace.take<Piece>(capacity)),
         products_(exec.workspace.take<GemmProblem>(capacity)),
         transpositions_(exec.workspace.take<Transposition>(capacity)) {
     operands_.emplace(exec.workspace);
@@ -123,21 +123,19 @@ class Round {
 
   void add_dx(const GemmBwdProblem& p, int64_t begin, int64_t end) {
     make_room(bytes_of_dx(p, end - begin, kernels_));
-    new (products_ + n_products_++) GemmProblem{.x = p.dy.rows(begin, end),
-                                                .w = p.w_t,
-                                                .y = p.dx.rows(begin, end),
-                                                .accumulate = p.accumulate_dx,
-                                                .exact = p.compute == DType::f32};
+    add({.x = p.dy.rows(begin, end),
+         .w = p.w_t,
+         .y = p.dx.rows(begin, end),
+         .accumulate = p.accumulate_dx,
+         .exact = p.compute == DType::f32});
   }
 
   void add_dw(const GemmBwdProblem& p, int64_t begin, int64_t end) {
     make_room(bytes_of_dw(p, end - begin, kernels_));
-    if (n_transpositions_ == 0 || !is_transposed(p, begin)) transpose(p, begin, end);
-    new (products_ + n_products_++) GemmProblem{.x = p.dy.rows(begin, end),
-                                                .w = transpositions_[n_transpositions_ - 1].to,
-                                                .y = p.dw,
-                                                .x_is_in_out = true,
-                                                .accumulate = true};
+    const Transposition* x_t = transposition(p, begin);
+    if (x_t) bytes_ -= bytes_of_transposed(p, end - begin, kernels_);
+    else x_t = transpose(p, begin, end);
+    add({.x = p.dy.rows(begin, end), .w = x_t->to, .y = p.dw, .x_is_in_out = true, .accumulate = true});
   }
 
   void run() {
@@ -149,39 +147,56 @@ class Round {
       transpose_strip(t, (task - t.first_task) * t.columns);
     };
     const Preparation preparation{tasks, transpose_task};
-    run_batch({{products_, static_cast<size_t>(n_products_)}}, exec_, kernels_, &preparation);
-    n_products_ = n_transpositions_ = bytes_ = 0;
+    int64_t n = 0;
+    for (int64_t i = 0; i < n_pieces_; ++i)
+      for (int64_t at = pieces_[i].is_first ? i : -1; at >= 0; at = pieces_[at].next)
+        new (products_ + n++) GemmProblem(pieces_[at].product);
+    run_batch({{products_, static_cast<size_t>(n)}}, exec_, kernels_, &preparation);
+    n_pieces_ = n_transpositions_ = bytes_ = 0;
     operands_.reset();
     operands_.emplace(exec_.workspace);
   }
 
  private:
   void make_room(int64_t bytes) {
-    if (n_products_ == capacity_ || (n_products_ > 0 && bytes_ + bytes > most_bytes_)) run();
+    if (n_pieces_ == capacity_ || (n_pieces_ > 0 && bytes_ + bytes > most_bytes_)) run();
     bytes_ += bytes;
   }
-  bool is_transposed(const GemmBwdProblem& p, int64_t begin) const {
-    const Transposition& last = transpositions_[n_transpositions_ - 1];
-    return last.begin == begin && same_x(*last.problem, p);
+  void add(const GemmProblem& product) {
+    const int64_t at = n_pieces_++;
+    new (pieces_ + at) Piece{.product = product, .next = -1, .last = at, .is_first = true};
+    for (int64_t i = at; i-- > 0;) {
+      Piece& first = pieces_[i];
+      if (!first.is_first || first.product.y.data != product.y.data) continue;
+      pieces_[at].is_first = false;
+      pieces_[first.last].next = at, first.last = at;
+      return;
+    }
   }
-  void transpose(const GemmBwdProblem& p, int64_t begin, int64_t end) {
+  const Transposition* transposition(const GemmBwdProblem& p, int64_t begin) const {
+    for (int64_t i = n_transpositions_; i-- > 0;)
+      if (transpositions_[i].begin == begin && same_x(*transpositions_[i].problem, p)) return &transpositions_[i];
+    return nullptr;
+  }
+  const Transposition* transpose(const GemmBwdProblem& p, int64_t begin, int64_t end) {
     const int64_t tokens = end - begin, K = p.dw[1];
     const int64_t columns = std::max<int64_t>(kTransposeElements / tokens / kStripColumns, 1) * kStripColumns;
     const int64_t first = n_transpositions_ ? transpositions_[n_transpositions_ - 1].end_task : 0;
     Tensor to(exec_.workspace.take<std::byte>(bytes_of_transposed(p, tokens, kernels_)),
               in_bf16(p, kernels_) ? DType::bf16 : DType::f32, {K, tokens});
     to.row_stride = transposed_stride(tokens);
-    new (transpositions_ + n_transpositions_++)
+    return new (transpositions_ + n_transpositions_++)
         Transposition{&p, begin, end, to, columns, first, first + ceil_div(K, columns)};
   }
 
   const Exec& exec_;
   const Kernels& kernels_;
   int64_t capacity_, most_bytes_;
-  GemmProblem* products_;
+  Piece* pieces_;
+  GemmProblem* products_;  // the pieces as they run
   Transposition* transpositions_;
   std::optional<Workspace::Scope> operands_;  // of the round: what is transposed
-  int64_t n_products_ = 0, n_transpositions_ = 0, bytes_ = 0;
+  int64_t n_pieces_ = 0, n_transpositions_ = 0, bytes_ = 0;
 };
 
 struct Needs {
@@ -210,29 +225,27 @@ int64_t capacity_of(int64_t pieces) { return std::min(pieces, kRoundProducts); }
 
 void run_bwd(const GemmBwdArgs& args, const Exec& exec, const Kernels& kernels) noexcept {
   const Workspace::Scope scope(exec.workspace);
-  Levels* levels = exec.workspace.take<Levels>(static_cast<int64_t>(args.problems.size()));
-  const int64_t n_levels = assign_levels(args.problems, levels);
+  int64_t* first = exec.workspace.take<int64_t>(static_cast<int64_t>(args.problems.size()));
+  const int64_t n_steps = assign_steps(args.problems, first);
   Round round(exec, kernels, capacity_of(needs_of(args, kernels).pieces));
-  for (int64_t level = 0; level < n_levels; ++level) {
+  for (int64_t step = 0; step < n_steps; ++step)
     for (size_t i = 0; i < args.problems.size(); ++i) {
       const GemmBwdProblem& p = args.problems[i];
       const Blocks blocks(p.dy[0]);
-      for (int64_t b = 0; wants_dx(p) && levels[i].dx == level && b < blocks.count; ++b)
-        round.add_dx(p, blocks.begin(b), blocks.end(b));
-      const int64_t b = level - levels[i].dw;
+      if (wants_dx(p) && step < blocks.count) round.add_dx(p, blocks.begin(step), blocks.end(step));
+      const int64_t b = step - first[i];
       if (wants_dw(p) && b >= 0 && b < blocks.count) round.add_dw(p, blocks.begin(b), blocks.end(b));
     }
-    round.run();
-  }
+  round.run();
 }
 
 size_t bwd_workspace_bytes(const GemmBwdArgs& args, int n_threads, const Kernels& kernels) {
   const Needs needs = needs_of(args, kernels);
   const int64_t round = kRoundBytes + kRoundBytesPerThread * n_threads;
   const size_t capacity = static_cast<size_t>(capacity_of(needs.pieces));
-  return aligned_size(args.problems.size() * sizeof(Levels)) + aligned_size(capacity * sizeof(GemmProblem)) +
-         aligned_size(capacity * sizeof(Transposition)) + batch_fixed_bytes(n_threads) +
-         static_cast<size_t>(std::max(std::min(needs.all, round), needs.largest));
+  return aligned_size(args.problems.size() * sizeof(int64_t)) + aligned_size(capacity * sizeof(Round::Piece)) +
+         aligned_size(capacity * sizeof(GemmProblem)) + aligned_size(capacity * sizeof(Transposition)) +
+         batch_fixed_bytes(n_threads) + static_cast<size_t>(std::max(std::min(needs.all, round), needs.largest));
 }
 
 }  // namespace linnet::ops::gemm
