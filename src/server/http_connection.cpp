@@ -64,6 +64,7 @@ void Exchange::respond(const HttpResponse& response) {
 void Exchange::begin_stream(int status, std::string_view content_type, const HeaderList& headers) {
   begun_ = true;
   chunked_ = request.chunks_understood;
+  if (!chunked_) connection_->close_after = true;
   send(serialize_head(status, content_type, headers, keep_alive_ && chunked_, chunked_) + "\r\n", false);
 }
 

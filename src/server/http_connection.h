@@ -58,8 +58,9 @@ struct Connection {
   std::condition_variable drained;
   std::string out;  // to be sent, from out_begin on
   size_t out_begin = 0;
-  std::atomic<bool> finished{false};  // the answer is complete in `out`
-  std::atomic<bool> closed{false};    // nobody listens any more
+  std::atomic<bool> close_after{false};  // the end of the answer is the end of the connection
+  std::atomic<bool> finished{false};     // the answer is complete in `out`
+  std::atomic<bool> closed{false};       // nobody listens any more
 };
 
 // One answer: either respond(), or begin_stream(), write()..., end_stream(). Dropped without one, it becomes a 500.

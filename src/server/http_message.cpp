@@ -2,6 +2,7 @@
 
 #include <cassert>
 #include <cstdio>
+#include <ctime>
 
 #include "core/text.h"
 
@@ -43,9 +44,27 @@ std::string_view reason_phrase(int status) {
   }
 }
 
+namespace {
+
+// RFC 9110, section 5.6.7. Written out: strftime's names of days follow the locale.
+std::string date() {
+  static constexpr const char* kDays[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+  static constexpr const char* kMonths[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                            "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char text[64];
+  std::snprintf(text, sizeof text, "%s, %02d %s %04d %02d:%02d:%02d GMT", kDays[utc.tm_wday], utc.tm_mday,
+                kMonths[utc.tm_mon], utc.tm_year + 1900, utc.tm_hour, utc.tm_min, utc.tm_sec);
+  return text;
+}
+
+}  // namespace
+
 std::string serialize_head(int status, std::string_view content_type, const HeaderList& headers, bool keep_alive,
                            bool chunked) {
-  std::string head = cat("HTTP/1.1 ", status, " ", reason_phrase(status), "\r\n");
+  std::string head = cat("HTTP/1.1 ", status, " ", reason_phrase(status), "\r\nDate: ", date(), "\r\n");
   if (!content_type.empty()) head += cat("Content-Type: ", content_type, "\r\n");
   for (const auto& [name, value] : headers) head += cat(name, ": ", value, "\r\n");
   if (chunked) head += "Transfer-Encoding: chunked\r\n";

@@ -274,7 +274,7 @@ bool HttpServer::flush(Connection& c) {
 }
 
 void HttpServer::end_answer(Connection& c) {
-  if (!c.keep_alive || closing_) return linger(c);
+  if (!c.keep_alive || c.close_after || closing_) return linger(c);
   c.phase = Connection::Phase::reading;
   c.finished = false;
   c.deadline = Clock::now() + options_.idle_timeout;

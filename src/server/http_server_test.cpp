@@ -112,7 +112,7 @@ TEST(http_server, streams_in_chunks_and_to_old_clients_without) {
   client.send(post_text("/echo", "again"));  // the connection is good for more
   EXPECT_EQ(body_of(client.read_answer()), "again");
   TestClient old(server.port());
-  old.send("GET /stream HTTP/1.0\r\n\r\n");
+  old.send("GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
   server.stream.release(3);
   EXPECT_EQ(body_of(old.read_all()), "part part part ");
 }

@@ -54,7 +54,7 @@ TEST(request_fields, values) {
       R"("model": "m", "temperature": 0.5, "top_p": 0.25, "top_k": -1, "min_p": 0, "seed": -2, "n": 3, "max_tokens": 7,
          "stop": "x", "stop_token_ids": [4], "logit_bias": {"7": -100, "9": 1.5}, "logprobs": 0, "echo": true, "stream": true,
          "stream_options": {"include_usage": true}, "presence_penalty": -1, "frequency_penalty": 2, "repetition_penalty": 1.5,
-         "ignore_eos": true, "skip_special_tokens": false, "user": "u", "zebra": [1]})"));
+         "ignore_eos": true, "skip_special_tokens": false, "user": "u", "zebra": [1])"));
   EXPECT_EQ(f.model, "m");
   EXPECT_EQ(f.temperature, 0.5);
   EXPECT_EQ(f.top_k, -1);
