@@ -5,6 +5,7 @@
 
 #include "core/errors.h"
 #include "core/text.h"
+#include "runtime/exponentials.h"
 
 namespace linnet::runtime {
 namespace {
@@ -59,25 +60,59 @@ void Sampler::penalise(std::span<float> logits) const {
 int32_t Sampler::sample(std::span<float> logits) {
   penalise(logits);
   logits = logits.first(static_cast<size_t>(n_emittable_));
-  for (size_t id = 0; id < logits.size(); ++id)
-    if (std::isnan(logits[id])) throw InternalError(cat("sampling: the logit of token ", id, " is NaN"));
-  const auto best = std::max_element(logits.begin(), logits.end());
-  if (best == logits.end() || *best == -INFINITY)
-    throw InvalidArgument("sampling: every token is forbidden, by logit_bias or a constraint");
-  if (params_.temperature == 0) return static_cast<int32_t>(best - logits.begin());
-  return draw(logits);
+  const float max = largest_of(logits);
+  if (std::isnan(max)) {
+    const auto at = std::find_if(logits.begin(), logits.end(), [](float x) { return std::isnan(x); });
+    throw InternalError(cat("sampling: the logit of token ", at - logits.begin(), " is NaN"));
+  }
+  if (max == -INFINITY) throw InvalidArgument("sampling: every token is forbidden, by logit_bias or a constraint");
+  if (params_.temperature == 0)
+    return static_cast<int32_t>(std::find(logits.begin(), logits.end(), max) - logits.begin());
+  return draw(logits, max);
 }
 
 // Weights are exp((logit - max) / temperature): the best token weighs 1, so min_p compares with 1 directly.
-int32_t Sampler::draw(std::span<const float> logits) {
-  const float max = *std::max_element(logits.begin(), logits.end());
-  static thread_local std::vector<std::pair<float, int32_t>> candidates;  // scratch: as large as the vocabulary
-  candidates.clear();
-  for (size_t id = 0; id < logits.size(); ++id) {
-    const float weight =
-        max == INFINITY ? (logits[id] == INFINITY ? 1.f : 0.f) : std::exp((logits[id] - max) / params_.temperature);
-    if (weight > 0) candidates.emplace_back(weight, static_cast<int32_t>(id));
+int32_t Sampler::draw(std::span<const float> logits, float max) {
+  static thread_local std::vector<float> scratch;  // as large as the vocabulary
+  scratch.resize(std::max(scratch.size(), logits.size()));
+  const std::span<float> weights = std::span(scratch).first(logits.size());
+  if (max == INFINITY)
+    std::transform(logits.begin(), logits.end(), weights.begin(), [](float x) { return x == INFINITY ? 1.f : 0.f; });
+  else exp_below(logits, max, params_.temperature, weights);
+  const bool all = params_.top_k == 0 && params_.top_p == 1 && params_.min_p == 0;
+  return all ? draw_of_all(weights) : draw_of_best(weights);
+}
+
+// The token at which the sum of weights reaches a random share of the whole; by blocks, then by tokens.
+int32_t Sampler::draw_of_all(std::span<const float> weights) {
+  constexpr size_t kBlock = 256;
+  const auto block = [&](size_t at) { return weights.subspan(at, std::min(kBlock, weights.size() - at)); };
+  static thread_local std::vector<double> sums;
+  sums.clear();
+  double total = 0;
+  for (size_t at = 0; at < weights.size(); at += kBlock) total += sums.emplace_back(sum_of(block(at)));
+  double left = rng_.uniform() * total;
+  size_t i = 0, last = 0;  // last: the last block with any weight, should rounding lead past it
+  for (; i < sums.size() && left >= sums[i]; ++i) {
+    left -= sums[i];
+    if (sums[i] > 0) last = i;
   }
+  if (i < sums.size()) last = i;
+  const std::span<const float> in = block(last * kBlock);
+  size_t chosen = 0;
+  for (size_t j = 0; j < in.size(); ++j) {
+    if (in[j] == 0) continue;
+    chosen = j;
+    if ((left -= static_cast<double>(in[j])) < 0) break;
+  }
+  return static_cast<int32_t>(last * kBlock + chosen);
+}
+
+int32_t Sampler::draw_of_best(std::span<const float> weights) {
+  static thread_local std::vector<std::pair<float, int32_t>> candidates;  // as many as the vocabulary
+  candidates.clear();
+  for (size_t id = 0; id < weights.size(); ++id)
+    if (weights[id] > 0) candidates.emplace_back(weights[id], static_cast<int32_t>(id));
   const auto likelier = [](const auto& a, const auto& b) {
     return a.first > b.first || (a.first == b.first && a.second < b.second);
   };

@@ -43,7 +43,9 @@ class Sampler {
     return params_.repetition_penalty != 1 || params_.presence_penalty != 0 || params_.frequency_penalty != 0;
   }
   void penalise(std::span<float> logits) const;
-  int32_t draw(std::span<const float> logits);
+  int32_t draw(std::span<const float> logits, float max);
+  int32_t draw_of_all(std::span<const float> weights);
+  int32_t draw_of_best(std::span<const float> weights);
 
   SamplingParams params_;
   int64_t n_emittable_;

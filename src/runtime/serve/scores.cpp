@@ -4,18 +4,19 @@
 #include <cmath>
 
 #include "core/errors.h"
+#include "runtime/exponentials.h"
 
 namespace linnet::runtime {
 
 double log_sum_exp(std::span<const float> logits) {
-  float max = -INFINITY;
-  bool sound = true;
-  for (float x : logits) sound &= !std::isnan(x), max = std::max(max, x);
-  if (!sound) throw InternalError("scores: a logit is NaN");
+  const float max = largest_of(logits);
+  if (std::isnan(max)) throw InternalError("scores: a logit is NaN");
   if (std::isinf(max)) return static_cast<double>(max);
-  double sum = 0;
-  for (float x : logits) sum += static_cast<double>(std::exp(x - max));
-  return std::log(sum) + static_cast<double>(max);
+  static thread_local std::vector<float> scratch;  // as large as the vocabulary
+  scratch.resize(std::max(scratch.size(), logits.size()));
+  const std::span<float> terms = std::span(scratch).first(logits.size());
+  exp_below(logits, max, 1, terms);
+  return std::log(sum_of(terms)) + static_cast<double>(max);
 }
 
 ScoredToken score_token(std::span<const float> logits, int32_t token, int64_t n_top) {
