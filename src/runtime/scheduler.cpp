@@ -51,9 +51,9 @@ class Scheduler::Core {
   std::deque<std::unique_ptr<Job>> waiting_;
   int64_t open_ = 0;  // requests that have not ended
   bool draining_ = false, cut_ = false, stop_ = false;
-  SchedulerStats stats_;            // as of the last round; waiting, submitted and refused are counted here
-  SchedulerStats never_placed_;     // the ends of those that never had a place
-  double seconds_per_request_ = 0;  // between the ends of requests while others wait, smoothed; 0: not yet known
+  SchedulerStats stats_;          // as of the last round; waiting, submitted and refused are counted here
+  SchedulerStats never_placed_;   // the ends of those that never had a place
+  Smoothed seconds_per_request_;  // between the ends of requests while others wait
   Clock::time_point last_end_{};
   bool waited_ = false;  // others waited then
 
@@ -97,6 +97,7 @@ std::unique_ptr<Job> Scheduler::Core::make_job(Request request) const {
     job->choices.back().said.observe(request.prompt);
   }
   job->request = std::move(request);
+  job->prompt = PromptReader(job->request.prompt);
   job->channel = std::make_shared<Channel>();
   return job;
 }
@@ -125,7 +126,7 @@ std::unique_ptr<Stream> Scheduler::Core::submit(Request request) {
 }
 
 double Scheduler::Core::retry_after() const {
-  return seconds_per_request_ == 0 ? 1 : std::clamp(seconds_per_request_, 0.01, 60.0);
+  return seconds_per_request_.value() == 0 ? 1 : std::clamp(seconds_per_request_.value(), 0.01, 60.0);
 }
 
 void Scheduler::Core::drain(Clock::time_point until) {
@@ -151,7 +152,7 @@ void Scheduler::Core::run() {
       work_.wait(lock, [&] { return stop_ || !waiting_.empty() || !batcher_.idle(); });
       stop = stop_, cut = stop_ || cut_;
       end_waiting(cut);
-      while (!waiting_.empty() && batcher_.fits(*waiting_.front())) {
+      while (!waiting_.empty() && batcher_.make_room(*waiting_.front())) {
         stats_.sequences += waiting_.front()->request.n;
         batcher_.admit(std::move(waiting_.front()));
         waiting_.pop_front();
@@ -186,10 +187,7 @@ void Scheduler::Core::publish() {
   stats_ = now;
   if (ended == 0) return;
   const Clock::time_point time = Clock::now();
-  if (waited_) {
-    const double each = seconds_between(last_end_, time) / static_cast<double>(ended);
-    seconds_per_request_ += (each - seconds_per_request_) / (seconds_per_request_ == 0 ? 1 : 8);
-  }
+  if (waited_) { seconds_per_request_.add(seconds_between(last_end_, time) / static_cast<double>(ended)); }
   last_end_ = time, waited_ = !waiting_.empty();
   open_ -= ended;
   ended_.notify_all();

@@ -50,7 +50,8 @@ struct SchedulerStats {
   int64_t submitted = 0, refused = 0;               // requests so far; refused: as Busy
   int64_t finished = 0, cancelled = 0, timed_out = 0, failed = 0;
   int64_t tokens_read = 0, tokens_generated = 0;  // read: by prefill passes, for prompts and for settling replies
-  int64_t tokens_settled = 0;                     // of tokens_read: replies read once more for the cache
+  int64_t replies_to_settle = 0;
+  int64_t tokens_settled = 0;  // of tokens_read: replies read once more for the cache
   int64_t prefill_passes = 0, decode_passes = 0;
   double prefill_seconds = 0, decode_seconds = 0;                // in these passes
   size_t bytes_limit = 0, bytes_reserved = 0, bytes_cached = 0;  // of states

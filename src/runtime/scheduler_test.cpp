@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <future>
 #include <thread>
 
 #include "runtime/scheduler_test_support.h"
@@ -295,6 +296,25 @@ TEST_F(Schedule, a_failing_pass_fails_what_was_in_it) {
   }
   EXPECT_EQ(answer_of(*third).choices[0].ids(), alone(a_request(10, 5)).tokens);
   EXPECT_EQ(all->stats().failed, 2);
+}
+
+// Memory that is gone although it was promised costs those that ask for more, and no other.
+TEST_F(Schedule, a_sequence_that_finds_no_memory_fails_alone) {
+  std::promise<void> both_are_there;
+  int passes = 0;
+  engine->set_observer([&](int64_t layer, const ConstTensor&) {
+    if (layer != 0) return;
+    if (++passes == 1) both_are_there.get_future().wait();
+    if (passes == 5) engine->states().set_limit(engine->states().bytes());  // both generate, in their first blocks
+  });
+  const auto all = scheduler();
+  const auto grows = all->submit(a_request(58, 20)), stays = all->submit(a_request(5, 40));
+  both_are_there.set_value();
+  const Answer answer = answer_of(*grows);
+  ASSERT_TRUE(answer.error);
+  EXPECT_THROW(std::rethrow_exception(answer.error), OutOfMemory);
+  EXPECT_EQ(answer_of(*stays).choices[0].ids(), alone(a_request(5, 40)).tokens);
+  EXPECT_EQ(all->stats().failed, 1);
 }
 
 TEST_F(Schedule, a_sampler_that_fails_fails_its_request_alone) {

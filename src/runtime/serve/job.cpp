@@ -4,14 +4,14 @@ namespace linnet::runtime {
 namespace {
 
 void drop_states(Job& job) {
-  job.slot.reset();
+  job.prompt.drop();
   for (Choice& choice : job.choices) choice.slot.reset();
 }
 
 void send_last(Job& job, Event event) {
   const Clock::time_point now = Clock::now(), never{};
   Usage& usage = job.usage;
-  usage.prompt_tokens = job.prompt_tokens();
+  usage.prompt_tokens = job.prompt.n_tokens();
   usage.queue_seconds = seconds_between(job.submitted, job.admitted == never ? now : job.admitted);
   if (job.admitted != never)
     usage.prompt_seconds = seconds_between(job.admitted, job.prompt_read == never ? now : job.prompt_read);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/scheduler.h"
+#include "runtime/serve/prompt_reader.h"
 
 namespace linnet::runtime {
 
@@ -34,17 +35,15 @@ struct Job {
   std::shared_ptr<Channel> channel;
   size_t bytes = 0;  // of states, reserved while it runs
   Clock::time_point submitted, admitted, prompt_read;
-  int64_t arrival = 0;              // tokens of prompts that all jobs had read when it was admitted
-  std::unique_ptr<StateSlot> slot;  // of the prompt, while that is read
-  int64_t n_read = 0;               // tokens of the prompt
+  int64_t arrival = 0;  // tokens of prompts that all jobs had read when it was admitted
+  PromptReader prompt;
   std::vector<ScoredToken> prompt_scores;
   std::vector<Choice> choices;
   Usage usage;
   std::exception_ptr error;  // fails it at the next look
   bool over = false;         // its last event has been sent
 
-  int64_t prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
-  bool reading() const { return n_read < prompt_tokens(); }
+  bool reading() const { return !prompt.done(); }
   bool draws() const { return request.options.max_tokens != 0; }
 };
 
