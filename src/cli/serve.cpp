@@ -122,6 +122,7 @@ int run_serve(const ServeArgs& args) {
   const formats::Tokenizer tokenizer = formats::Tokenizer::load(args.engine.model);
   const auto chat_template = formats::ChatTemplate::load(args.engine.model, tokenizer);
   const auto engine = open_engine(args.engine);
+  options.card = formats::ModelCard::load(args.engine.model);
   options.defaults = generate_options({}, args.engine.model, engine->config(), tokenizer);
 
   const StopSignal stop;

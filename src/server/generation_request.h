@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "formats/chat_template.h"
+#include "formats/model_card.h"
 #include "formats/tokenizer.h"
 #include "runtime/constraint/constraint.h"
 #include "runtime/generator.h"
@@ -18,8 +19,9 @@ namespace linnet::server {
 
 // What requests are read against. Threads share it.
 struct ModelFacts {
-  std::string name;     // of /v1/models
-  int64_t created = 0;  // Unix time at which it was loaded
+  std::string name;         // of /v1/models
+  formats::ModelCard card;  // what it says of itself there
+  int64_t created = 0;      // Unix time at which it was loaded
   int64_t vocab_size = 0, context = 0;
   runtime::GenerateOptions defaults;  // as the checkpoint suggests, with its end ids
   int64_t reply_tokens = 2048;        // of a chat request that sets no limit

@@ -12,11 +12,19 @@ namespace {
 using nlohmann::ordered_json;
 
 ordered_json model_json(const ModelFacts& model) {
-  return {{"id", model.name},
-          {"object", "model"},
-          {"created", model.created},
-          {"owned_by", "linnet"},
-          {"max_model_len", model.context}};
+  ordered_json json = {{"id", model.name},
+                       {"object", "model"},
+                       {"created", model.created},
+                       {"owned_by", "linnet"},
+                       {"max_model_len", model.context}};
+  if (model.card.description.empty()) return json;
+  ordered_json examples = ordered_json::array();
+  for (const formats::ModelCard::Example& example : model.card.examples) {
+    examples.push_back({{"prompt", example.prompt}});
+    if (!example.title.empty()) examples.back()["title"] = example.title;
+  }
+  json["linnet"] = {{"description", model.card.description}, {"examples", std::move(examples)}};
+  return json;
 }
 
 void answer_models(Service& service, Call& call) {

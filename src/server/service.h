@@ -23,6 +23,7 @@ struct ServerOptions {
   AccessRules access;
   runtime::SchedulerOptions scheduler;
   std::string model_name;
+  formats::ModelCard card;
   runtime::GenerateOptions defaults;             // how to sample where a request does not say, and the end ids
   int64_t reply_tokens = 2048;                   // of a chat reply whose request sets no limit
   std::chrono::milliseconds request_timeout{0};  // of one request, waiting included; 0: none
