@@ -112,13 +112,13 @@ void PrefixCache::insert(std::span<const int32_t> tokens, const StateSlot& slot)
     throw InvalidArgument(cat("prefix cache: insert: expected a state of a multiple of ", kCacheBlock,
                               " tokens without tentative ones, got ", tokens.size(), " tokens, ", slot.n_tokens(),
                               " in the slot, ", slot.n_tentative(), " of them tentative"));
-  set_capacity(capacity_);
+  make_room(0);
   if (Node* known = find_all(tokens); known && known->sequence) {
     touch(*known);
     return;
   }
   const size_t needed = pool_.sequence_bytes();  // the rows are the slot's as well
-  while (bytes() + needed > capacity_ && evict_one()) {}
+  make_room(needed);
   if (capacity_ == 0 || bytes() + needed > capacity_) return;
   SequenceState sequence;
   try {
@@ -215,7 +215,11 @@ size_t PrefixCache::evict(size_t wanted) {
 
 void PrefixCache::set_capacity(size_t capacity_bytes) {
   capacity_ = capacity_bytes;
-  while (bytes() > capacity_ && evict_one()) {}
+  make_room(0);
+}
+
+void PrefixCache::make_room(size_t wanted) {
+  while (bytes() + wanted > capacity_ && evict_one()) {}
 }
 
 size_t PrefixCache::bytes() const { return pool_.idle_bytes() + states_.size() * pool_.sequence_bytes(); }

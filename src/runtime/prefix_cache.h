@@ -52,12 +52,14 @@ class PrefixCache {
 
   // Frees `bytes` if it can (running sequences need them), the least worth first; returns what was freed.
   size_t evict(size_t bytes);
+  void make_room(size_t bytes);     // for so many below the capacity, as far as it can
   void set_capacity(size_t bytes);  // and evicts down to it
   void clear();
 
   // Of what only the cache holds: its states, and blocks that no slot shares. At most the capacity after insert and
   // set_capacity; blocks that slots give up later count from then on.
   size_t bytes() const;
+  size_t capacity() const { return capacity_; }
   PrefixCacheStats stats() const;
 
  private:

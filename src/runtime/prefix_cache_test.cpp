@@ -238,7 +238,7 @@ TEST(prefix_cache, under_pressure_it_forgets_and_never_errs) {
       const Rng rng(specs == &kHybrid ? 1 : 2);
       std::set<Tokens> inserted;
       int64_t hits = 0;
-      for (uint64_t i = 0; i < 3000; ++i) {
+      for (uint64_t i = 0; i < 2000; ++i) {
         const auto draw = [&](uint64_t k, uint64_t n) { return rng.bits(16 * i + k) % n; };
         const size_t n_blocks = 1 + draw(0, 6);
         std::vector<uint64_t> seeds;
@@ -263,8 +263,8 @@ TEST(prefix_cache, under_pressure_it_forgets_and_never_errs) {
         if (draw(10, 4) == 0) c.cache.set_capacity(kCapacity);
         ASSERT_EQ(c.cache.bytes(), c.pool.bytes());
       }
-      EXPECT_GT(hits, 300);
-      EXPECT_GT(c.cache.stats().evictions, 300);
+      EXPECT_GT(hits, 200);
+      EXPECT_GT(c.cache.stats().evictions, 200);
       c.cache.clear();
       EXPECT_EQ(c.pool.bytes(), 0u);
     }

@@ -102,9 +102,24 @@ SessionStore::Loaded SessionStore::load(const std::string& name, StatePool& pool
 }
 
 Session SessionStore::load(const std::string& name, PrefixCache& cache) const {
-  Loaded loaded = load(name, cache.pool());
-  cache.insert(std::span(loaded.session.tokens).first(static_cast<size_t>(loaded.slot.n_tokens())), loaded.slot);
-  return std::move(loaded.session);
+  StatePool& pool = cache.pool();
+  const auto into_cache = [&] {
+    Loaded loaded = load(name, pool);
+    const int64_t n = loaded.slot.n_tokens();
+    cache.make_room(pool.bytes_of(n));  // its rows count as the cache's once the slot has gone
+    cache.insert(std::span(loaded.session.tokens).first(static_cast<size_t>(n)), loaded.slot);
+    return std::move(loaded.session);
+  };
+  try {
+    return into_cache();
+  } catch (
+      const OutOfMemory&) {  // the file itself is right, so it may cost others their place: once as a slot, and one state more
+    const formats::StateHeader header = formats::read_state_header(path_of(name));
+    const size_t needed = pool.bytes_of(n_tokens_of(header, name)) + pool.sequence_bytes();
+    const size_t free = pool.limit() - std::min(pool.limit(), pool.bytes());
+    if (needed <= free || cache.evict(needed - free) < needed - free) throw;
+  }
+  return into_cache();
 }
 
 bool SessionStore::has(const std::string& name) const {

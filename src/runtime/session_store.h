@@ -35,6 +35,7 @@ class SessionStore {
   // canonical, else InvalidArgument. Throws IoError (a full disk); the old session is then as it was.
   void save(const std::string& name, const Session& session, const StateSlot& slot) const;
   // The same with the longest state of the tokens that the cache holds; returns its tokens. Throws InvalidArgument when it holds none.
+  // Whom the disk must not hold up takes PrefixCache::copy_state, which is quick, and saves that slot in a thread of his own.
   int64_t save(const std::string& name, const Session& session, const PrefixCache& cache) const;
 
   struct Loaded {
@@ -44,7 +45,8 @@ class SessionStore {
   // Throws InvalidArgument when there is no such session; FormatError for a file that is truncated, corrupt, or not a session of this
   // model; IoError; OutOfMemory.
   Loaded load(const std::string& name, StatePool& pool) const;
-  // The same into the cache, which the next prompt that begins alike restores from. When it throws, the cache is as it was.
+  // The same into the cache, which the next prompt that begins alike restores from, and which makes room first. When it throws
+  // FormatError, the cache is as it was.
   Session load(const std::string& name, PrefixCache& cache) const;
 
   bool has(const std::string& name) const;

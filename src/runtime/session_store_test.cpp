@@ -245,6 +245,31 @@ TEST_F(Refusals, a_full_disk_leaves_the_old_session) {
   EXPECT_EQ(store.load("a", life.cache).messages, "new");
 }
 
+TEST(session_store, a_session_takes_the_place_of_what_is_worth_least) {
+  const ScratchFolder folder;
+  const SessionStore store(folder.path());
+  Life life;
+  const Tokens said = tokens_of(1, 300);
+  store.save("talk", {said, ""}, life.read(std::span(said).first(256)));
+  StatePool& pool = life.engine.states();
+  for (const bool by_limit : {false, true}) {
+    for (uint64_t i = 0; i < 10; ++i) life.keep(tokens_of(100 + i, 64 * (1 + i % 3)));
+    if (by_limit) pool.set_limit(pool.bytes());
+    else life.cache.set_capacity(life.cache.bytes());
+    EXPECT_EQ(store.load("talk", life.cache).tokens, said);
+    EXPECT_LE(life.cache.bytes(), life.cache.capacity());
+    EXPECT_EQ(life.cache.bytes(), pool.bytes());
+    EXPECT_GT(life.cache.stats().entries, 3);
+    StateSlot slot = life.engine.new_slot();
+    pool.set_limit(SIZE_MAX);
+    EXPECT_EQ(life.cache.restore(said, slot), 256);
+    life.cache.set_capacity(0);
+    life.cache.set_capacity(size_t{16} << 20);
+  }
+  pool.set_limit(pool.bytes_of(192));  // less than the session takes
+  EXPECT_THROW(store.load("talk", life.cache), OutOfMemory);
+}
+
 TEST_F(Refusals, no_memory_leaves_the_cache) {
   life.engine.states().set_limit(life.engine.states().sequence_bytes());
   EXPECT_THROW(store.load("a", life.cache), OutOfMemory);

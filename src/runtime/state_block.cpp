@@ -12,25 +12,28 @@ using model::Lifetime;
 
 StateBlock::StateBlock(const StateBlock& other) noexcept : body_(other.body_) {
   if (!body_) return;
-  if (body_->references.fetch_add(1, std::memory_order_relaxed) == 1 && body_->idle) --body_->pool.n_idle_;
+  const std::lock_guard lock(body_->pool.mutex_);
+  if (body_->references++ == 1 && body_->idle) --body_->pool.n_idle_;
 }
 
 StateBlock::~StateBlock() {
   if (!body_) return;
-  const int64_t before = body_->references.fetch_sub(1, std::memory_order_acq_rel);
-  if (before == 2 && body_->idle) ++body_->pool.n_idle_;
-  if (before > 1) return;
   StatePool& pool = body_->pool;
+  {
+    const std::lock_guard lock(pool.mutex_);
+    const int64_t before = body_->references--;
+    if (before == 2 && body_->idle) ++pool.n_idle_;
+    if (before > 1) return;
+  }
   pool.give_back(pool.spare_blocks_, std::move(body_->memory));
   delete body_;
 }
 
-void StateBlock::mark_idle() const noexcept {
-  if (!body_->idle.exchange(true) && !shared()) ++body_->pool.n_idle_;
-}
-
-void StateBlock::unmark_idle() const noexcept {
-  if (body_->idle.exchange(false) && !shared()) --body_->pool.n_idle_;
+void StateBlock::mark(bool idle) const noexcept {
+  StatePool& pool = body_->pool;
+  const std::lock_guard lock(pool.mutex_);
+  if (body_->idle != idle && body_->references == 1) idle ? ++pool.n_idle_ : --pool.n_idle_;
+  body_->idle = idle;
 }
 
 SequenceState::~SequenceState() {
@@ -108,7 +111,10 @@ size_t StatePool::peak_bytes() const {
   return peak_;
 }
 
-size_t StatePool::idle_bytes() const { return n_idle_ * block_bytes_; }
+size_t StatePool::idle_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return n_idle_ * block_bytes_;
+}
 
 size_t StatePool::limit() const {
   const std::lock_guard lock(mutex_);

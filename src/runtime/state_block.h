@@ -19,7 +19,8 @@ using LayerSpecs = std::vector<std::vector<model::StateSpec>>;  // per layer; se
 
 class StatePool;
 
-// A reference to a block; the block goes back to its pool with the last of them. Who writes rows must hold the only reference.
+// A reference to a block; the block goes back to its pool with the last of them. References may live in different threads; who writes
+// rows must hold the only one.
 class StateBlock {
  public:
   StateBlock() = default;
@@ -38,18 +39,19 @@ class StateBlock {
 
   // One holder may mark its block as idle wealth: memory that could be freed as soon as nobody else uses it (the prefix cache does).
   // StatePool::idle_bytes counts the marked blocks that have one reference. Unmark before that reference goes.
-  void mark_idle() const noexcept;
-  void unmark_idle() const noexcept;
+  void mark_idle() const noexcept { mark(true); }
+  void unmark_idle() const noexcept { mark(false); }
 
  private:
   friend class StatePool;
   struct Body {
     StatePool& pool;
     Buffer memory;
-    std::atomic<int64_t> references{1};
-    std::atomic<bool> idle{false};
+    std::atomic<int64_t> references{1};  // changed under the pool's lock
+    bool idle = false;                   // under the pool's lock
   };
   explicit StateBlock(Body* body) : body_(body) {}
+  void mark(bool idle) const noexcept;
 
   Body* body_ = nullptr;
 };
@@ -125,9 +127,8 @@ class StatePool {
 
   mutable std::mutex mutex_;
   std::vector<Buffer> spare_blocks_, spare_sequences_;
-  size_t bytes_ = 0, peak_ = 0, spare_ = 0, limit_ = SIZE_MAX;
+  size_t bytes_ = 0, peak_ = 0, spare_ = 0, n_idle_ = 0, limit_ = SIZE_MAX;
   std::optional<std::byte> fill_;
-  std::atomic<size_t> n_idle_{0};
 };
 
 }  // namespace linnet::runtime

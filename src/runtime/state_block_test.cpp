@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include "core/errors.h"
 #include "formats/file_test_support.h"
@@ -75,6 +76,29 @@ TEST(state_pool, idle_blocks_are_those_that_only_the_one_who_marked_them_holds) 
   kept = {};
   EXPECT_EQ(pool.idle_bytes(), 0u);
   EXPECT_EQ(pool.bytes(), 896u);
+}
+
+TEST(state_pool, references_in_several_threads_are_counted) {
+  StatePool pool(kSpecs, "m");
+  std::vector<StateBlock> kept;
+  for (int i = 0; i < 4; ++i) kept.push_back(pool.take_block());
+  std::vector<std::thread> users;
+  for (int t = 0; t < 4; ++t)
+    users.emplace_back([copy = kept, &pool]() mutable {
+      for (int i = 0; i < 300; ++i) {
+        const std::vector<StateBlock> more = copy;
+        const StateBlock own = pool.take_block();
+        std::rotate(copy.begin(), copy.begin() + 1, copy.end());
+      }
+    });
+  for (int i = 0; i < 300; ++i)
+    for (const StateBlock& block : kept) block.mark_idle(), block.unmark_idle(), block.mark_idle();
+  kept.back().unmark_idle();
+  kept.pop_back();
+  for (std::thread& user : users) user.join();
+  users.clear();
+  EXPECT_EQ(pool.bytes(), 3 * 896u);
+  EXPECT_EQ(pool.idle_bytes(), 3 * 896u);
 }
 
 TEST(state_pool, memory_that_comes_again_is_filled_again) {

@@ -1,7 +1,7 @@
 // State slot: everything a model remembers of one sequence. Verbs: init (reset), append, commit, rollback, copy, export, import,
 // drop (the destructor). There is no verb that removes tokens from the middle or the front: a recurrent state cannot do that.
 // Its memory comes from a StatePool. Copies share the blocks of per-token state; a block that others hold is copied before it is
-// written. Slots that share blocks belong to one thread.
+// written. Slots that share blocks may live in different threads.
 #pragma once
 
 #include <cstdint>
