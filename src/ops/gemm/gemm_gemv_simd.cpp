@@ -70,6 +70,7 @@ void dot_rows(const Strip& a, int64_t m0, const T* w, int64_t apart, int64_t n, 
       store_sums(d, sum[0][m], sum[1 % kR][m], sum[2 % kR][m], sum[3 % kR][m], a.y[m0 + m] + n);
     return;
   }
+#pragma GCC unroll 4
   for (int i = 0; i < kSums; i += 4) {
     alignas(16) float dots[4];
     store_sums(d, of(i), of(i + 1), of(i + 2), of(i + 3), dots);
