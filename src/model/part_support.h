@@ -16,7 +16,7 @@ inline ops::GemmForm gemm_form(Step step) {
 }
 inline ops::MlaForm mla_form(Step step) {
   using enum ops::MlaForm;
-  return step == Step::cheapest ? by_cost : step == Step::prefill ? expanded : absorbed;
+  return step == Step::cheapest ? by_cost : step == Step::prefill ? by_block : absorbed;
 }
 inline ops::LinearAttnForm linear_attn_form(Step step) {
   using enum ops::LinearAttnForm;

@@ -52,7 +52,7 @@ enum class Recompute : uint8_t { none, layer };
 // positions, on how they are cut.
 enum class Step : uint8_t {
   cheapest,  // kernels by cost: training, scoring
-  prefill,   // tokens of prompts: tiles, expanded attention, the recurrence in chunks
+  prefill,   // tokens of prompts: tiles, attention by blocks of positions, the recurrence in chunks
   decode,    // sampled tokens: dot products, absorbed attention, the recurrence step by step. Cut anywhere
 };
 constexpr int64_t kPassChunk = 64;

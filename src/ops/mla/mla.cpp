@@ -18,16 +18,44 @@ bool absorbed_is_cheaper(const MlaArgs& a, int64_t n_past, int64_t n_new) {
   return absorbed < expanded;
 }
 
+// by_block: of a sequence that has been divided.
 bool takes_absorbed(const MlaArgs& a, MlaForm form, int64_t b) {
   const int32_t* start = a.seq_start.as<int32_t>();
-  return form == MlaForm::absorbed ||
-         (form == MlaForm::by_cost && absorbed_is_cheaper(a, a.seqs[b].n_past, start[b + 1] - start[b]));
+  const int64_t n_past = a.seqs[b].n_past, n_new = start[b + 1] - start[b];
+  switch (form) {
+    case MlaForm::absorbed: return true;
+    case MlaForm::expanded: return false;
+    case MlaForm::by_block: return (n_past + n_new) % kMlaBlock != 0 && absorbed_is_cheaper(a, n_past, n_new);
+    case MlaForm::by_cost: break;
+  }
+  return absorbed_is_cheaper(a, n_past, n_new);
+}
+
+// Each sequence as two: up to its last multiple of kMlaBlock positions, and behind it.
+MlaArgs divided(MlaArgs a, Workspace& memory) {
+  const int64_t B = a.seq_start[0] - 1;
+  const int32_t* start = a.seq_start.as<int32_t>();
+  const Tensor starts = memory.tensor<int32_t>({2 * B + 1});
+  MlaSequence* seqs = memory.take<MlaSequence>(2 * B);
+  starts.as<int32_t>()[0] = 0;
+  for (int64_t b = 0; b < B; ++b) {
+    const int64_t end = a.seqs[b].n_past + start[b + 1] - start[b],
+                  cut = std::max(end / kMlaBlock * kMlaBlock, a.seqs[b].n_past);
+    seqs[2 * b] = seqs[2 * b + 1] = a.seqs[b];
+    seqs[2 * b + 1].n_past = cut;
+    starts.as<int32_t>()[2 * b + 1] = start[b + 1] - static_cast<int32_t>(end - cut);
+    starts.as<int32_t>()[2 * b + 2] = start[b + 1];
+  }
+  a.seq_start = starts, a.seqs = seqs;
+  return a;
 }
 
 // Neighbours of one way run together, with the empty sequences among them: a pass over kv_b serves all of them.
 template <MlaForm fixed>
-void run(const MlaArgs& a, const Exec& exec) noexcept {
-  const MlaForm form = fixed == MlaForm::by_cost ? a.form : fixed;
+void run(const MlaArgs& args, const Exec& exec) noexcept {
+  const MlaForm form = fixed == MlaForm::by_cost ? args.form : fixed;
+  const Workspace::Scope scope(exec.workspace);
+  const MlaArgs a = form == MlaForm::by_block ? divided(args, exec.workspace) : args;
   const int32_t* start = a.seq_start.as<int32_t>();
   const int64_t B = a.seq_start[0] - 1;
   for (int64_t b = 0, end; b < B; b = end) {
@@ -39,7 +67,9 @@ void run(const MlaArgs& a, const Exec& exec) noexcept {
 }
 
 size_t either_workspace(const MlaArgs& a, int n_threads) {
-  return std::max(mla_absorbed_workspace(a, n_threads), mla_expanded_workspace(a, n_threads));
+  const auto B = static_cast<size_t>(std::max<int64_t>(a.seq_start[0] - 1, 0));
+  return std::max(mla_absorbed_workspace(a, n_threads), mla_expanded_workspace(a, n_threads)) +
+         aligned_size((2 * B + 1) * sizeof(int32_t)) + aligned_size(2 * B * sizeof(MlaSequence));
 }
 
 // The first is always chosen; the other two hold one way fixed, for tests and benchmarks.

@@ -25,7 +25,12 @@ struct MlaSequence {
   int64_t n_past;  // tokens before this call
 };
 
-enum class MlaForm : uint8_t { by_cost, expanded, absorbed };
+enum class MlaForm : uint8_t {
+  by_cost,   // of each sequence of the call
+  by_block,  // expanded, but the tokens behind the last multiple of kMlaBlock positions by their own cost
+  expanded,
+  absorbed,
+};
 
 inline constexpr int64_t mla_blocks(int64_t rows) { return (rows + kMlaBlock - 1) / kMlaBlock; }
 
@@ -49,7 +54,8 @@ struct MlaArgs {
 };
 
 // Softmax in f32; bitwise causal; out_i does not depend on how the call's tokens are cut into calls except through the
-// choice between the two ways, which `form` can fix. Throws InvalidArgument naming the tensor.
+// choice between the two ways: `expanded` and `absorbed` leave none, `by_block` one that does not know of cuts at
+// multiples of kMlaBlock positions. Throws InvalidArgument naming the tensor.
 Plan<MlaArgs> plan_mla(const MlaArgs& args, Isa isa = active_isa());
 std::span<const Variant<MlaArgs>> mla_variants();
 

@@ -280,6 +280,35 @@ TEST(Mla, TakesTheCheaperWay) {
   }
 }
 
+// By blocks: the cuts at multiples of 64 positions change nothing, and what is left behind the last of them takes the cheaper way.
+TEST(Mla, DividesSequencesAtBlocks) {
+  const Sizes s{.H = 2, .Dn = 128, .Dr = 64, .Dv = 128, .R = 512};
+  const auto by_block = [](MlaCase& c, int64_t begin, int64_t end, int64_t past) {
+    const OwnedTensor out = OwnedTensor::zeros({end - begin, 2, 128});
+    const OwnedTensor seq_start = OwnedTensor::ints({0, static_cast<int32_t>(end - begin)});
+    MlaArgs args = c.args();
+    MlaSequence seq = *args.seqs;
+    seq.n_past = past + begin;
+    args.q = c.q.view().rows(begin, end), args.out = out, args.seq_start = seq_start, args.seqs = &seq;
+    args.form = MlaForm::by_block;
+    test::run_plan(plan_mla(args), args);
+    return out;
+  };
+  for (const auto& [seq, cut] :
+       {std::pair{Seq{1000, 200}, 152}, {Seq{64, 70}, 64}, {Seq{640, 5}, 0}, {Seq{0, 37}, 0}, {Seq{0, 128}, 128}}) {
+    SCOPED_TRACE(cat("past=", seq.past, " now=", seq.now));
+    MlaCase c(s, {seq});
+    const OwnedTensor whole = by_block(c, 0, seq.now, seq.past), expanded = run(c, "simd_expanded");
+    EXPECT_TRUE(test::same_bits(whole.view().rows(0, cut), expanded.view().rows(0, cut)));
+    const OwnedTensor& rest = seq.past == 0 ? expanded : run(c, "simd_absorbed");
+    EXPECT_TRUE(test::same_bits(whole.view().rows(cut, seq.now), rest.view().rows(cut, seq.now)));
+    for (int64_t at = 64 - seq.past % 64; at < seq.now; at += 64) {
+      EXPECT_TRUE(test::same_bits(by_block(c, 0, at, seq.past), whole.view().rows(0, at))) << at;
+      EXPECT_TRUE(test::same_bits(by_block(c, at, seq.now, seq.past), whole.view().rows(at, seq.now))) << at;
+    }
+  }
+}
+
 TEST(Mla, NamesWhatIsWrong) {
   MlaCase c({}, {{3, 2}, {0, 4}});
   const auto message = [&](auto change) {
