@@ -113,6 +113,19 @@ server::ServerOptions server_options(const ServeArgs& args) {
 // Says at once, and not when a large model has been loaded, that the port is taken.
 void try_to_listen(const server::HttpOptions& options) { server::HttpServer(options, nullptr, nullptr); }
 
+// One prompt and one step, for nobody: weights and scratch memory are then where the first client's request needs them.
+void warm_up(runtime::Engine& engine) {
+  const std::vector<int32_t> prompt(static_cast<size_t>(std::min<int64_t>(64, engine.context() - 1)), 0);
+  runtime::StateSlot slot = engine.new_slot();
+  const auto ignore = [](size_t, int64_t, Tensor) {};
+  for (const bool read : {true, false}) {
+    const std::span<const int32_t> tokens = std::span(prompt).first(read ? prompt.size() : 1);
+    const runtime::Append pass{
+        .slot = &slot, .tokens = tokens, .step = read ? model::Step::prefill : model::Step::decode};
+    engine.append({&pass, 1}, ignore);
+  }
+}
+
 }  // namespace
 
 int run_serve(const ServeArgs& args) {
@@ -124,6 +137,7 @@ int run_serve(const ServeArgs& args) {
   const auto engine = open_engine(args.engine);
   options.card = formats::ModelCard::load(args.engine.model);
   options.defaults = generate_options({}, args.engine.model, engine->config(), tokenizer);
+  warm_up(*engine);
 
   const StopSignal stop;
   const std::string model_name = options.model_name;
