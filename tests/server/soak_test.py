@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Many conversations at once against `linnet serve`: every answer must be the one that was given alone.
 
-  tests/server/soak.py PROGRAM --model DIR [--requests N] [--clients N] [--state-memory MIB] [--seed N]
+  tests/server/soak_test.py PROGRAM --model DIR [--requests N] [--clients N] [--state-memory MIB] [--seed N]
 
 Each conversation has its own canary word in every message. First each is held alone, on a server without a prefix cache. Then all run at
 once, over and over, on a server whose memory is too small for their states: whole conversations, turns that start in the middle (forks),
