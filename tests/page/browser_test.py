@@ -402,6 +402,16 @@ def settings(page, **values):
     page.wait('!document.querySelector("#settings").open')
 
 
+def real_cache(page, server):
+    settings(page, max_tokens='24')
+    say(page, 'A bird sat upon a branch and sang. ' * 8)
+    finished(page, 2)
+    say(page, 'And then?')
+    finished(page, 4)
+    cached = page.js('Number(/([\\d,]+) of [\\d,]+ prompt tokens cached/.exec(document.querySelector("article:last-child .note").textContent)[1])')
+    expect(f'tokens from the cache ({cached})', cached >= 256, True)
+
+
 def another_client(server):
     """The stream of another client, long, and read no further than its first line."""
     body = json.dumps({'messages': [{'role': 'user', 'content': 'Sing.'}], 'max_tokens': 4000, 'stream': True, 'ignore_eos': True})
@@ -459,7 +469,7 @@ def real_end(page, server):
 
 
 # name -> the test, options of linnet serve, environment
-REAL = {'real_conversation': (real_conversation, [], {}), 'real_stop': (real_stop, ['--max-streams', '1'], {}),
+REAL = {'real_conversation': (real_conversation, [], {}), 'real_cache': (real_cache, [], {}), 'real_stop': (real_stop, ['--max-streams', '1'], {}),
         'real_busy': (real_busy, ['--max-streams', '1', '--queue', '0'], {}),
         'real_key': (real_key, [], {'LINNET_API_KEY': 'secret'}), 'real_end': (real_end, [], {})}
 
