@@ -323,6 +323,38 @@ def test_two_windows(page, server):
     expect('a change is shown', texts(page)[0], 'changed')
 
 
+def test_sessions(page, server):
+    page.wait('!document.querySelector("#on-server").hidden')
+    settings(page, system='Be brief.')
+    say(page, '!say Bird song, twice')
+    finished(page, 2)
+    page.click('#save-open')
+    page.wait('document.querySelector("#save").open')
+    expect('proposed', page.js('document.activeElement.value'), 'say-bird-song-twice')
+    page.shot('save')
+    server.disk_full = True
+    page.key('Enter')
+    page.wait('document.querySelector("#save-error").textContent === "No space left on device."')
+    server.disk_full = False
+    page.key('Enter')
+    page.wait('document.querySelectorAll("#kept li").length === 1')
+    expect('saved', server.sessions['say-bird-song-twice'], [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': '!say Bird song, twice'},
+                                        {'role': 'assistant', 'content': 'Bird song, twice'}])
+    page.click('#new')
+    page.click('#kept .open')
+    finished(page, 2)
+    expect('loaded', texts(page), ['!say Bird song, twice', 'Bird song, twice'])
+    page.shot('sessions')
+    say(page, '!say on')
+    finished(page, 4)
+    expect('goes on', [m['content'] for m in server.requests[-1]['messages']], ['Be brief.', '!say Bird song, twice', 'Bird song, twice', '!say on'])
+    page.js('window.confirm = () => true')
+    page.click('#kept .remove')
+    page.wait('document.querySelectorAll("#kept li").length === 0')
+    expect('removed', server.sessions, {})
+    expect('only expected complaints', [c for c in page.complaints() if '507' not in c], [])
+
+
 def test_downloads(page, server):
     say(page, '!say 春')
     finished(page, 2)

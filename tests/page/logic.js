@@ -95,5 +95,12 @@
   equal('note', reply.noteText({tokens: 42, seconds: 0.5, first: 0.123, prompt: 1402, cached: 1384, seed: 7}),
         '42 tokens · 82 tokens/s · first after 0.12 s · 1,384 of 1,402 prompt tokens cached · seed 7');
   equal('note of little', [reply.noteText(null), reply.noteText({tokens: 1, seconds: 0, first: 1})], ['', '1 token · first after 1.00 s']);
+
+  // Sessions.
+  const {fromMessages, nameFor} = await import(url('sessions.js'));
+  equal('names', ['Hello, world!', '《春曉》', '...a', 'x'.repeat(60)].map(text => nameFor(text, 'day')),
+        ['hello-world', 'conversation-day', 'a', 'x'.repeat(40)]);
+  const loaded = fromMessages([{role: 'system', content: 's'}, {role: 'user', content: [{type: 'text', text: 'u'}]}, {role: 'assistant', content: 'a'}]);
+  equal('messages come back', tree.messages(loaded, tree.path(loaded)[1].id).map(m => m.role + m.content), ['systems', 'useru', 'assistanta']);
   return failures;
 })()

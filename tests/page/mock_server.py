@@ -45,6 +45,7 @@ PROSE = ('The little bird sat upon the highest bough of the old elm, and sang as
 MODEL = {
     'id': 'linnet-verse', 'object': 'model', 'created': 0, 'owned_by': 'linnet', 'context_length': 4096,
     'linnet': {
+        'sessions': True,
         'description': 'A small model that continues a heading 《title》author with a classical Chinese poem, and English prose '
                        'where it ends.',
         'examples': ['《春曉》孟浩然', '《靜夜思》李白', '《寄友》',
@@ -113,6 +114,10 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(401, 'An API key is needed.')
         elif path == '/v1/models':
             self.answer(200, {'object': 'list', 'data': [MODEL]})
+        elif path == '/v1/sessions':
+            self.answer(200, {'data': [{'name': name, 'tokens': 8} for name in sorted(self.server.sessions)]})
+        elif path.startswith('/v1/sessions/') and path[13:] in self.server.sessions:
+            self.answer(200, {'name': path[13:], 'messages': self.server.sessions[path[13:]]})
         elif path == '/health':
             self.answer(200, {'status': 'ok'})
         elif path == '/mock/requests':
@@ -122,6 +127,17 @@ class Handler(BaseHTTPRequestHandler):
                         [('Content-Security-Policy', POLICY), ('X-Content-Type-Options', 'nosniff')])
         else:
             self.refuse(404, f'{path}: nothing here')
+
+    def do_PUT(self):
+        messages = json.loads(self.rfile.read(int(self.headers['Content-Length'])))['messages']
+        if self.server.disk_full:
+            return self.refuse(507, 'No space left on device.')
+        self.server.sessions[self.path[13:]] = messages
+        self.answer(200, {'state_tokens': 64})
+
+    def do_DELETE(self):
+        del self.server.sessions[self.path[13:]]
+        self.answer(200, {'deleted': True})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
@@ -196,6 +212,7 @@ class Server(ThreadingHTTPServer):
         self.busy = 0          # so many requests are refused with 429
         self.retry_after = 1
         self.key = ''
+        self.sessions, self.disk_full = {}, False
         self.model = MODEL['id']
         self.connections = set()
         self.url = f'http://127.0.0.1:{self.server_address[1]}'

@@ -47,13 +47,13 @@ function failure(response, text) {
   return new ApiError(status >= 500 ? 'server' : 'request', message || `The server answered with status ${status}.`);
 }
 
-async function request(path, {key = '', body, signal} = {}) {
+async function request(path, {key = '', body, signal, method} = {}) {
   const headers = {};
   if (key) headers.Authorization = `Bearer ${key}`;
   if (body) headers['Content-Type'] = 'application/json';
   let response, text;
   try {
-    response = await fetch(path, {method: body ? 'POST' : 'GET', headers, body: body && JSON.stringify(body), signal});
+    response = await fetch(path, {method: method ?? (body ? 'POST' : 'GET'), headers, body: body && JSON.stringify(body), signal});
     if (response.ok) return response;
     text = await response.text();
   } catch (error) {
@@ -63,9 +63,14 @@ async function request(path, {key = '', body, signal} = {}) {
   throw failure(response, text);
 }
 
+// The JSON of an answer.
+export async function ask(path, options) {
+  return (await request(path, options)).json();
+}
+
 // The first model of the list, as the server describes it.
 export async function model(options) {
-  const {data} = await (await request('v1/models', options)).json();
+  const {data} = await ask('v1/models', options);
   return data?.[0] ?? {id: ''};
 }
 

@@ -5,6 +5,7 @@ import {addTurn, children, choose, exported, imported, messages, newConversation
 import {announce, download, fit, isSubmit} from './dom.js';
 import {banner, setUpMenu, setUpSettings, setUpTheme, showList, showModel, welcome} from './panels.js';
 import {Reply, requestBody, seedOf} from './reply.js';
+import {setUpSessions} from './sessions.js';
 import * as store from './store.js';
 import {Transcript} from './transcript.js';
 
@@ -145,6 +146,7 @@ async function findModel() {
     if (complained) banner();
     complained = false;
     showModel(model);
+    showSessions(Boolean(model.linnet?.sessions));
     if (!path(conversation).length) render();
   } catch (error) {
     complained = true;
@@ -166,6 +168,13 @@ const openSettings = setUpSettings(() => ({...settings, system: conversation.sys
   findModel();
 });
 const closeMenu = setUpMenu();
+const showSessions = setUpSessions({
+  key: () => settings.key,
+  current: () => conversation,
+  messages: () => messages(conversation, path(conversation).pop()?.id ?? ''),
+  opened: loaded => { keep(loaded); open(loaded.id); },
+  said: text => banner(text, [['Close', () => banner()]]),
+});
 
 function setUpComposer() {
   const input = $('input');
@@ -192,7 +201,7 @@ function setUpComposer() {
     }
   });
   document.addEventListener('keydown', event => {
-    if ($('settings').open || event.defaultPrevented) return;
+    if (document.querySelector('dialog[open]') || event.defaultPrevented) return;
     if (event.key === 'Escape') runningHere()?.stop();
     if (event.key === '/' && !event.target.closest('input, textarea, select')) event.preventDefault(), input.focus();
   });
