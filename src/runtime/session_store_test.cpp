@@ -5,6 +5,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstring>
 
 #include "core/errors.h"
 #include "core/rng.h"
@@ -167,6 +173,59 @@ TEST(session_store, only_canonical_states_are_saved) {
             "session a: no state of its 200 tokens is held");
   EXPECT_THROW(store.save("a", {tokens, "\xff"}, life.read(std::span(tokens).first(64))), InvalidArgument);
   EXPECT_EQ(folder.n_files(), 0u);
+}
+
+// A program that saves one session and another in turn under one name is killed in the middle, again and again: there is always one of
+// the two, whole.
+TEST(session_store, a_killed_save_leaves_a_whole_session) {
+  const LayerSpecs specs = {{{"rows", DType::f32, {400}, model::Lifetime::per_token},
+                             {"sum", DType::f32, {50000}, model::Lifetime::per_sequence}}};
+  const ScratchFolder folder;
+  const SessionStore store(folder.path());
+  StatePool pool(specs, "m");
+  const auto state = [&](int fill) {
+    StateSlot slot(pool);
+    const auto& layers = slot.begin_append(tokens_of(1, 128), false);
+    std::memset(layers[0][1].data, fill, 200000);
+    for (int64_t j = 0; j < 128; ++j) std::memset(layers[0][0].row(j, 1600), fill, 1600);
+    slot.end_append();
+    return slot;
+  };
+  const StateSlot states[2] = {state(1), state(2)};
+  const Session sessions[2] = {{tokens_of(1, 128), "first"}, {tokens_of(2, 130), "second"}};
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  store.save("a", sessions[0], states[0]);
+  const Clock::duration one_save = Clock::now() - start;
+  constexpr int kLives = 25;
+  for (int life = 0; life < kLives; ++life) {
+    int told[2];
+    ASSERT_EQ(pipe(told), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+      for (int i = 0;; i = 1 - i) {
+        if (write(told[1], "x", 1) != 1) _exit(1);
+        store.save("a", sessions[i], states[i]);
+      }
+    }
+    ASSERT_GT(child, 0);
+    close(told[1]);
+    char byte;
+    for (int saves = 0; saves <= life % 4; ++saves) ASSERT_EQ(read(told[0], &byte, 1), 1);
+    for (const auto now = Clock::now(); Clock::now() < now + one_save * life / kLives;) {}
+    kill(child, SIGKILL);  // while it saves, early or late
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFSIGNALED(status));
+    close(told[0]);
+    const SessionStore::Loaded loaded = store.load("a", pool);
+    const int which = loaded.session.messages == "second";
+    EXPECT_EQ(loaded.session.tokens, sessions[which].tokens);
+    const std::span<const StateBlock> got = loaded.slot.blocks(), want = states[which].blocks();
+    for (size_t i = 0; i < 2; ++i) EXPECT_EQ(std::memcmp(got[i].data(), want[i].data(), pool.block_bytes()), 0);
+    EXPECT_EQ(std::memcmp(loaded.slot.copy_of_sequence().data(), states[which].copy_of_sequence().data(), 200000), 0);
+    EXPECT_EQ(store.list().size(), 1u);
+  }
 }
 
 // The file's own text, each refusal one line that begins with its path; nothing enters the cache.
