@@ -147,6 +147,9 @@ void add_serve(CLI::App& app, Action& action) {
   c->add_flag("--no-prefix-cache", a->no_prefix_cache, "read every prompt from its beginning");
   c->add_flag("--no-batch-invariance", a->no_batch_invariance,
               "choose kernels by cost: faster, but replies may depend on what else runs");
+  c->add_option("--sessions", a->sessions,
+                "folder where clients may save conversations with their state (default: none)")
+      ->type_name("DIR");
   c->add_option("--reply-tokens", a->reply_tokens,
                 "tokens of a chat reply whose request sets no limit, -1: the context (default: 2048)");
   c->add_option("--request-timeout", a->request_timeout, "seconds that a request may take, 0: any (default: 0)");

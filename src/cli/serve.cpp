@@ -101,6 +101,9 @@ server::ServerOptions server_options(const ServeArgs& args) {
                        .prefix_cache = !args.no_prefix_cache,
                        .invariant = !args.no_batch_invariance};
   options.reply_tokens = args.reply_tokens;
+  options.sessions = args.sessions;
+  if (args.sessions && args.no_prefix_cache)
+    throw InvalidArgument("--sessions: expected a prefix cache; --no-prefix-cache turns it off");
   options.request_timeout = duration("--request-timeout", args.request_timeout);
   options.model_name = args.model_name;
   if (options.model_name.empty()) {
@@ -139,6 +142,7 @@ int run_serve(const ServeArgs& args) {
   options.defaults = generate_options({}, args.engine.model, engine->config(), tokenizer);
   warm_up(*engine);
 
+  signal(SIGXFSZ, SIG_IGN);  // a write beyond the limit on files then fails, as on a full disk
   const StopSignal stop;
   const std::string model_name = options.model_name;
   server::Server server(*engine, tokenizer, chat_template, std::move(options), [&](std::string_view line) {

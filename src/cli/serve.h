@@ -22,6 +22,7 @@ struct ServeArgs {
   int64_t max_streams = 64, max_queue = 256;
   double state_memory_mib = 0;  // 0: what is free
   bool no_prefix_cache = false, no_batch_invariance = false;
+  std::optional<std::filesystem::path> sessions;  // folder of saved conversations
   int64_t reply_tokens = 2048;
   double request_timeout = 0, drain_timeout = 30;  // seconds
   double max_body_mib = 32;

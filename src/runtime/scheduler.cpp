@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
+#include <functional>
+#include <future>
 #include <mutex>
 #include <thread>
 
@@ -31,11 +33,13 @@ class Scheduler::Core {
   std::unique_ptr<Stream> submit(Request request);
   void drain(Clock::time_point until);
   SchedulerStats stats() const;
+  void with_cache(FunctionRef<void(PrefixCache&)> body);
 
  private:
   std::unique_ptr<Job> make_job(Request request) const;
   double retry_after() const;
   void run();
+  void run_tasks(std::unique_lock<std::mutex>& lock);
   void end_waiting(bool cut);
   void publish();
 
@@ -49,7 +53,8 @@ class Scheduler::Core {
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable work_, ended_;
   std::deque<std::unique_ptr<Job>> waiting_;
-  int64_t open_ = 0;  // requests that have not ended
+  std::deque<std::function<void()>> tasks_;  // for the thread; they do not throw
+  int64_t open_ = 0;                         // requests that have not ended
   bool draining_ = false, cut_ = false, stop_ = false;
   SchedulerStats stats_;          // as of the last round; waiting, submitted and refused are counted here
   SchedulerStats never_placed_;   // the ends of those that never had a place
@@ -149,7 +154,8 @@ void Scheduler::Core::run() {
     bool cut;
     {
       std::unique_lock lock(mutex_);
-      work_.wait(lock, [&] { return stop_ || !waiting_.empty() || !batcher_.idle(); });
+      work_.wait(lock, [&] { return stop_ || !tasks_.empty() || !waiting_.empty() || !batcher_.idle(); });
+      run_tasks(lock);
       stop = stop_, cut = stop_ || cut_;
       end_waiting(cut);
       while (!waiting_.empty() && batcher_.make_room(*waiting_.front())) {
@@ -166,6 +172,32 @@ void Scheduler::Core::run() {
     }
     publish();
   }
+}
+
+void Scheduler::Core::run_tasks(std::unique_lock<std::mutex>& lock) {
+  while (!tasks_.empty()) {
+    const std::function<void()> task = std::move(tasks_.front());
+    tasks_.pop_front();
+    lock.unlock();
+    task();
+    lock.lock();
+  }
+}
+
+void Scheduler::Core::with_cache(FunctionRef<void(PrefixCache&)> body) {
+  if (!options_.prefix_cache) throw InvalidArgument("scheduler: there is no prefix cache");
+  const auto done = std::make_shared<std::promise<void>>();  // outlives the wait: it is told from the other thread
+  {
+    const std::lock_guard lock(mutex_);
+    tasks_.push_back([this, body, done] {
+      try {
+        body(batcher_.cache());
+        done->set_value();
+      } catch (...) { done->set_exception(std::current_exception()); }
+    });
+  }
+  work_.notify_one();
+  done->get_future().get();
 }
 
 // Ends what waits and was cancelled, is late, or has to go.
@@ -200,5 +232,6 @@ Scheduler::~Scheduler() = default;
 std::unique_ptr<Stream> Scheduler::submit(Request request) { return core_->submit(std::move(request)); }
 void Scheduler::drain(std::chrono::steady_clock::time_point until) { core_->drain(until); }
 SchedulerStats Scheduler::stats() const { return core_->stats(); }
+void Scheduler::with_cache(FunctionRef<void(PrefixCache&)> body) { core_->with_cache(body); }
 
 }  // namespace linnet::runtime

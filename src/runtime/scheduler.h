@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "core/errors.h"
+#include "core/function_ref.h"
 #include "runtime/engine.h"
+#include "runtime/prefix_cache.h"
 #include "runtime/serve/stream.h"
 
 namespace linnet::runtime {
@@ -73,6 +75,10 @@ class Scheduler {
 
   // No new requests; returns when all streams have ended, at the latest soon after `until`: those left then end with Finish::cancelled.
   void drain(std::chrono::steady_clock::time_point until);
+
+  // Runs `body` with the prefix cache between two passes, and returns when it has run; what it throws comes back. Throws InvalidArgument
+  // when there is no cache.
+  void with_cache(FunctionRef<void(PrefixCache& cache)> body);
 
   SchedulerStats stats() const;
 

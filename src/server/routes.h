@@ -29,5 +29,9 @@ void answer_tokenize(Service& service, Call& call);
 void answer_detokenize(Service& service, Call& call);
 void answer_tokenizer_info(Service& service, Call& call);
 void answer_metrics(Service& service, Call& call);
+void answer_session_list(Service& service, Call& call);
+void answer_session_save(Service& service, Call& call);
+void answer_session_load(Service& service, Call& call);
+void answer_session_delete(Service& service, Call& call);
 
 }  // namespace linnet::server

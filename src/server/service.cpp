@@ -18,7 +18,9 @@ Service::Service(runtime::Engine& engine, const formats::Tokenizer& tokenizer,
             .tokenizer = &tokenizer,
             .chat_template = &chat_template},
       constraints(tokenizer, engine.config().vocab_size, given.defaults.end_ids),
-      scheduler(engine, tokenizer, given.scheduler) {}
+      scheduler(engine, tokenizer, given.scheduler) {
+  if (given.sessions) sessions.emplace(*given.sessions);
+}
 
 void Call::respond(HttpResponse response) {
   response.headers.insert(response.headers.begin(), headers.begin(), headers.end());

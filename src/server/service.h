@@ -3,13 +3,16 @@
 
 #include <atomic>
 #include <chrono>
+#include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "runtime/engine.h"
 #include "runtime/scheduler.h"
+#include "runtime/session_store.h"
 #include "server/access.h"
 #include "server/generation_request.h"
 #include "server/http_server.h"
@@ -24,9 +27,10 @@ struct ServerOptions {
   runtime::SchedulerOptions scheduler;
   std::string model_name;
   formats::ModelCard card;
-  runtime::GenerateOptions defaults;             // how to sample where a request does not say, and the end ids
-  int64_t reply_tokens = 2048;                   // of a chat reply whose request sets no limit
-  std::chrono::milliseconds request_timeout{0};  // of one request, waiting included; 0: none
+  runtime::GenerateOptions defaults;              // how to sample where a request does not say, and the end ids
+  int64_t reply_tokens = 2048;                    // of a chat reply whose request sets no limit
+  std::optional<std::filesystem::path> sessions;  // folder of saved conversations; none: they cannot be saved
+  std::chrono::milliseconds request_timeout{0};   // of one request, waiting included; 0: none
 };
 
 using Log = std::function<void(std::string_view line)>;  // any thread
@@ -41,6 +45,7 @@ struct Service {
   ConstraintCache constraints;
   Metrics metrics;
   runtime::Scheduler scheduler;
+  std::optional<runtime::SessionStore> sessions;
   std::function<size_t()> n_connections;
   std::atomic<bool> draining{false};
 };

@@ -80,6 +80,7 @@ class Robust(unittest.TestCase):
 
     def test_bodies_beyond_the_limit(self):
         server = self.serve('--max-body', '1')
+        before = server.metric('linnet_resident_bytes')
         connection = server.raw()
         connection.sendall(b'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n')
         for _ in range(100):
@@ -87,12 +88,11 @@ class Robust(unittest.TestCase):
         answer = client.read_all(connection)
         self.assertTrue(answer.startswith(b'HTTP/1.1 413 '), answer[:80])
         self.assertEqual(json.loads(answer.split(b'\r\n\r\n')[1])['error']['param'], None)
-        before = server.metric('linnet_resident_bytes')
         body = json.dumps({'prompt': 'ab ' * 300000})  # within the limit of bytes, beyond the context
-        for _ in range(20):
+        for _ in range(3):
             status, _, answer = server.ask('/v1/completions', body)
             self.assertEqual((status, answer['error']['code']), (400, 'context_length_exceeded'))
-        self.assertLess(server.metric('linnet_resident_bytes') - before, 200e6)
+        self.assertLess(server.metric('linnet_resident_bytes') - before, 80e6)  # what was sent and refused is nowhere kept
 
     def test_many_connections(self):
         server = self.serve('--max-connections', '500')

@@ -18,6 +18,7 @@ class Batcher {
 
   size_t bytes_of(const Request& request) const;  // of states, at most
   size_t bytes_limit() const { return memory_.limit(); }
+  PrefixCache& cache() { return memory_.cache(); }
   bool make_room(const Job& job);  // whether a place and memory are free for it; what is done for later gives way
   void admit(std::unique_ptr<Job> job);
   int64_t n_jobs() const { return static_cast<int64_t>(jobs_.size()); }

@@ -1,0 +1,99 @@
+// /v1/sessions: conversations on disk with their state, so that they go on after the server has ended as if it had not.
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "core/text.h"
+#include "runtime/session_store.h"
+#include "server/api_error.h"
+#include "server/request_fields.h"
+#include "server/routes.h"
+
+namespace linnet::server {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr std::chrono::seconds kPatience{5};
+
+const runtime::SessionStore& store_of(Service& service) {
+  if (!service.sessions)
+    throw ApiError(404, "sessions: the server was started without --sessions DIR", "", "no_sessions");
+  return *service.sessions;
+}
+
+std::string name_of(const Call& call) { return call.request().path.substr(std::string_view("/v1/sessions/").size()); }
+
+std::string dump(const ordered_json& json) { return json.dump(-1, ' ', false, ordered_json::error_handler_t::replace); }
+
+// Runs `body` with the prefix cache, which is the scheduler's: nothing is generated meanwhile. What the disk is to blame for is
+// not the client's error.
+template <class Body>
+void with_cache(Service& service, Body body) {
+  try {
+    service.scheduler.with_cache(body);
+  } catch (const IoError& e) { throw ApiError(507, e.what(), "", "storage"); } catch (const FormatError& e) {
+    throw ApiError(500, e.what(), "", "session_unreadable");
+  }
+}
+
+// The state of a reply is remembered a moment after its end, when the scheduler finds the time.
+void wait_for_replies(const Service& service) {
+  const auto until = std::chrono::steady_clock::now() + kPatience;
+  while (service.scheduler.stats().replies_to_settle > 0 && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
+void require(const runtime::SessionStore& store, const std::string& name) {
+  if (!store.has(name)) throw ApiError(404, cat("sessions: there is none called ", name), "", "session_not_found");
+}
+
+}  // namespace
+
+void answer_session_list(Service& service, Call& call) {
+  ordered_json data = ordered_json::array();
+  for (const runtime::SessionInfo& info : store_of(service).list()) {
+    ordered_json one = {{"name", info.name},
+                        {"tokens", info.tokens},
+                        {"state_tokens", info.state_tokens},
+                        {"bytes", info.bytes},
+                        {"created", info.time}};
+    if (!info.defect.empty()) one["defect"] = info.defect;
+    data.push_back(std::move(one));
+  }
+  call.respond_json(dump({{"object", "list"}, {"data", data}}));
+}
+
+void answer_session_save(Service& service, Call& call) {
+  const runtime::SessionStore& store = store_of(service);
+  const std::string name = name_of(call);
+  const ChatFields chat = parse_chat(call.request().body);
+  check_model(chat.model, service.model);
+  const runtime::Session session{
+      .tokens = service.model.chat_template->encode(
+          chat.messages,
+          {.add_generation_prompt = false, .tools_json = chat.tools_json, .variables_json = chat.variables_json}),
+      .messages = json_at(call.request().body, "/messages")};
+  wait_for_replies(service);
+  int64_t state_tokens = 0;
+  with_cache(service, [&](runtime::PrefixCache& cache) { state_tokens = store.save(name, session, cache); });
+  call.respond_json(dump({{"name", name}, {"tokens", session.tokens.size()}, {"state_tokens", state_tokens}}));
+}
+
+void answer_session_load(Service& service, Call& call) {
+  const runtime::SessionStore& store = store_of(service);
+  const std::string name = name_of(call);
+  require(store, name);
+  runtime::Session session;
+  with_cache(service, [&](runtime::PrefixCache& cache) { session = store.load(name, cache); });
+  call.respond_json(
+      dump({{"name", name}, {"tokens", session.tokens.size()}, {"messages", ordered_json::parse(session.messages)}}));
+}
+
+void answer_session_delete(Service& service, Call& call) {
+  const std::string name = name_of(call);
+  require(store_of(service), name);
+  store_of(service).remove(name);
+  call.respond_json(dump({{"name", name}, {"deleted", true}}));
+}
+
+}  // namespace linnet::server
