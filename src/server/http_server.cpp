@@ -96,20 +96,27 @@ void HttpServer::run() {
       close_idle();
     }
     if (finish_at_ != INT64_MAX && (now.time_since_epoch().count() >= finish_at_ || !any_answering())) break;
-    if (now >= next_sweep_) sweep();
+    if (now >= next_sweep_) guarded(kWakeId, [&] { sweep(); });
     const int n = epoll_wait(epoll_.get(), events, 256, static_cast<int>(kSweepInterval.count()));
     for (int i = 0; i < n; ++i) {
       const uint64_t id = events[i].data.u64;
-      if (id == kListenerId) {
-        accept_all();
-      } else if (id == kWakeId) {
-        for (uint64_t woken : wake_->take()) on_event(woken, 0);
-      } else {
-        on_event(id, events[i].events);
-      }
+      if (id == kListenerId) guarded(id, [&] { accept_all(); });
+      else if (id != kWakeId) guarded(id, [&] { on_event(id, events[i].events); });
+      else
+        for (uint64_t woken : wake_->take()) guarded(woken, [&] { on_event(woken, 0); });
     }
   }
   while (!connections_.empty()) close(*ConnectionPtr(connections_.begin()->second));
+}
+
+// What one connection is refused by the system (memory, a descriptor) costs that connection.
+template <class Body>
+void HttpServer::guarded(uint64_t id, Body body) {
+  try {
+    body();
+  } catch (const std::exception&) {
+    if (const auto found = connections_.find(id); found != connections_.end()) close(*ConnectionPtr(found->second));
+  }
 }
 
 void HttpServer::close_listener() {

@@ -58,6 +58,8 @@ class HttpServer {
   void listen_on(const std::string& host, int port);
   void accept_all();
   void add(int fd, std::string client, bool refused);
+  template <class Body>
+  void guarded(uint64_t id, Body body);
   void on_event(uint64_t id, uint32_t events);
   bool receive(Connection& c);
   void advance(const ConnectionPtr& c);
