@@ -261,6 +261,27 @@ TEST(GemmBwd, ManySmallProblemsAddToOneOutput) {
   expect_same_bits_one_by_one(batch);
 }
 
+// A long sum before a short one, again and again: run side by side the short ones would be there first. (One thread has them in
+// order in any case; several mostly not, if they run at all while the first does.)
+TEST(GemmBwd, LongAndShortProblemsAddToOneOutputInTheirOrder) {
+  BwdBatch batch(41);
+  for (int i = 0; i < 6; ++i) {
+    GemmBwdProblem& dx = batch.add({600, i % 2 ? 3 : 900, 40}, {.accumulate_dx = i > 0, .dw = false});
+    if (i > 0) dx.dx = batch.problems()[0].dx;
+    GemmBwdProblem& dw = batch.add({i % 2 ? 10 : 4000, 300, 40}, {.dx = false});
+    if (i > 0) dw.dw = batch.problems()[1].dw;
+  }
+  for (const Variant<GemmBwdArgs>* v : runnable_bwd_variants()) {
+    std::vector<GemmBwdProblem> alone = batch.fresh();
+    for (GemmBwdProblem& p : alone) test::run_plan(Plan<GemmBwdArgs>(*v), GemmBwdArgs{{&p, 1}});
+    for (int n_threads : {1, 2, 3, 16}) {
+      const auto together = run(*v, batch, n_threads);
+      EXPECT_TRUE(test::same_bits(together[0].dx, alone[0].dx)) << v->name << " " << n_threads;
+      EXPECT_TRUE(test::same_bits(together[1].dw, alone[1].dw)) << v->name << " " << n_threads;
+    }
+  }
+}
+
 // A wait for an earlier sum shifts the blocks of a problem's dw against its neighbour's, though both read one x.
 TEST(GemmBwd, NeighboursOfOneInputAtDifferentBlocks) {
   BwdBatch batch(37);
