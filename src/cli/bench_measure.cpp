@@ -43,6 +43,7 @@ class Bench {
       measure_prefill(depth);
       measure_decode(depth);
     }
+    if (result_.fills.empty()) result_.fills.push_back(first_prompt_);  // nothing was read before the prompts
     note_memory();
     result_.weight_bytes = engine_.memory_plan().weight_bytes;
     result_.state_bytes = static_cast<int64_t>(base_.bytes() + work_.bytes());
@@ -111,9 +112,12 @@ class Bench {
     for (int r = 0; r < args_.repetitions; ++r) {
       const double rate = gemm_rate();
       work_.copy_from(base_);
+      Trace parts;
+      const Trace::Use use(parts);
       const auto start = Clock::now();
       append(work_, depth, args_.prompt, model::Step::prefill, runtime::Want::last, cat("prompt at ", depth));
       seconds.push_back(seconds_since(start));
+      if (depth == 0) first_prompt_ = {args_.prompt, seconds.back(), parts.entries(), parts.seconds("kda core")};
       ratios.push_back(cost.total() / rate / seconds.back());
     }
     result_.prefill.push_back({depth, args_.prompt, spread_of(seconds), spread_of(ratios).median, cost});
@@ -156,6 +160,7 @@ class Bench {
   runtime::StateSlot base_, work_;
   Trace trace_;
   double fill_seconds_ = 0;
+  FillResult first_prompt_;  // the last of the prompts read at depth 0
   BenchResult result_;
 };
 
