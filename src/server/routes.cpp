@@ -11,30 +11,34 @@ namespace {
 
 using nlohmann::ordered_json;
 
-ordered_json model_json(const ModelFacts& model) {
+ordered_json model_json(const Service& service) {
+  const ModelFacts& model = service.model;
   ordered_json json = {{"id", model.name},
                        {"object", "model"},
                        {"created", model.created},
                        {"owned_by", "linnet"},
                        {"max_model_len", model.context}};
+  ordered_json ours = {{"sessions", service.sessions.has_value()}};  // for the chat page
+  json["linnet"] = ours;
   if (model.card.description.empty()) return json;
   ordered_json examples = ordered_json::array();
   for (const formats::ModelCard::Example& example : model.card.examples) {
     examples.push_back({{"prompt", example.prompt}});
     if (!example.title.empty()) examples.back()["title"] = example.title;
   }
-  json["linnet"] = {{"description", model.card.description}, {"examples", std::move(examples)}};
+  ours["description"] = model.card.description;
+  ours["examples"] = std::move(examples);
+  json["linnet"] = std::move(ours);
   return json;
 }
 
 void answer_models(Service& service, Call& call) {
-  call.respond_json(
-      ordered_json{{"object", "list"}, {"data", ordered_json::array({model_json(service.model)})}}.dump());
+  call.respond_json(ordered_json{{"object", "list"}, {"data", ordered_json::array({model_json(service)})}}.dump());
 }
 
 void answer_model(Service& service, Call& call) {
   check_model(call.request().path.substr(std::string_view("/v1/models/").size()), service.model);
-  call.respond_json(model_json(service.model).dump());
+  call.respond_json(model_json(service).dump());
 }
 
 void answer_health(Service& service, Call& call) {

@@ -88,7 +88,9 @@ class Memory(unittest.TestCase):
             self.assertEqual(server.ask(f'/v1/sessions/{name}', save, method='PUT')[0], 400, name)
         status, _, answer = server.ask('/v1/sessions/new', {'messages': [{'role': 'user', 'content': 'never read'}]}, method='PUT')
         self.assertEqual((status, answer['error']['type']), (400, 'invalid_request_error'))
-        self.assertEqual(self.serve().ask('/v1/sessions')[0], 404)
+        without = self.serve()
+        self.assertEqual(without.ask('/v1/sessions')[0], 404)
+        self.assertEqual([s.ask('/v1/models')[2]['data'][0]['linnet']['sessions'] for s in (server, without)], [True, False])
 
         self.assertEqual(server.ask('/v1/sessions/whole', save, method='PUT')[0], 200)
         file = next(f for f in self.folder.iterdir())
