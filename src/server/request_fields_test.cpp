@@ -93,13 +93,13 @@ TEST(request_fields, messages) {
   EXPECT_EQ(parsed[0].content, "ab");
   EXPECT_EQ(parsed[1].more, R"({"tool_calls":[{"id":"1"}]})");
   EXPECT_EQ(parsed[2].more, R"({"tool_call_id":"1"})");
-  for (const auto& [json, field] : std::vector<std::pair<std::string, std::string>>{
+  for (const auto& wrong : std::vector<std::pair<std::string, std::string>>{
            {"[]", "messages"},
            {R"([{"content": "a"}])", "messages[0].role"},
            {R"([{"role": "user", "content": 3}])", "messages[0].content"},
            {R"([{"role": "user", "content": [{"type": "image_url"}]}])", "messages[0].content[0].type"},
            {R"([{"role": "user", "content": [{"type": "text"}]}])", "messages[0].content[0].text"}})
-    EXPECT_EQ(refusal([&] { messages(json); }).param, field) << json;
+    EXPECT_EQ(refusal([&] { messages(wrong.first); }).param, wrong.second) << wrong.first;
 }
 
 TEST(request_fields, the_schema_keeps_its_order) {
