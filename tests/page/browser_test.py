@@ -500,9 +500,31 @@ def real_end(page, server):
     page.complaints()
 
 
+# What was saved before the server was killed goes on after it has started again, out of the cache.
+def real_sessions(page, server):
+    settings(page, max_tokens='24')
+    say(page, 'A bird sat upon a branch and sang. ' * 8)
+    finished(page, 2)
+    page.click('#save-open')
+    page.wait('document.querySelector("#save").open')
+    page.key('Enter')
+    page.wait('document.querySelectorAll("#kept li").length === 1')
+    before = texts(page)
+    server.restart()
+    page.click('#new')
+    page.click('#kept .open')
+    finished(page, 2)
+    expect('the conversation', texts(page), before)
+    say(page, 'And then?')
+    finished(page, 4)
+    cached = page.js('Number(/([\\d,]+) of [\\d,]+ prompt tokens cached/.exec(document.querySelector("article:last-child .note").textContent)[1])')
+    expect(f'tokens from the cache ({cached})', cached >= 256, True)
+
+
 # name -> the test, options of linnet serve, environment
 REAL = {'real_conversation': (real_conversation, [], {}), 'real_cache': (real_cache, [], {}), 'real_stop': (real_stop, ['--max-streams', '1'], {}),
         'real_busy': (real_busy, ['--max-streams', '1', '--queue', '0'], {}),
+        'real_sessions': (real_sessions, ['--sessions', 'SESSIONS'], {}),
         'real_key': (real_key, [], {'LINNET_API_KEY': 'secret'}), 'real_end': (real_end, [], {})}
 
 
@@ -518,15 +540,29 @@ class RealServer:
         (model / 'linnet.json').write_text(json.dumps({
             'description': 'Noise, but every part is in use.', 'examples': [{'prompt': '《春曉》'}, {'title': 'Sing', 'prompt': 'Sing.'}]}))
         self.log_file = open(Path(self.folder.name) / 'log', 'w+')
-        self.process = subprocess.Popen(
-            [program, 'serve', '--model', model, '--port', '0', '--threads', '1', *options],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log_file, env={**os.environ, **environment}, text=True)
+        options = [str(Path(self.folder.name) / 'sessions') if option == 'SESSIONS' else option for option in options]
+        self.command = [program, 'serve', '--model', model, '--threads', '1', *options]
+        self.environment = {**os.environ, **environment}
         self.model = '' if environment else 'tiny-random'
+        self.start(0)
+
+    def start(self, port):
+        self.process = subprocess.Popen([*self.command, '--port', str(port)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=self.log_file, env=self.environment, text=True)
         found = re.search(r' at (http://\S+)', self.process.stdout.readline())
         if not found:
             self.process.wait()
             raise Failed(f'linnet serve: {self.log()}')
         self.url = found[1]
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def restart(self):
+        self.end()
+        self.start(int(self.url.rpartition(':')[2]))
 
     def health(self):
         with urllib.request.urlopen(self.url + '/health') as answer:
@@ -536,9 +572,7 @@ class RealServer:
         return Path(self.log_file.name).read_text()
 
     def stop(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
+        self.end()
         self.log_file.close()
         self.folder.cleanup()
 
@@ -561,7 +595,8 @@ def run(name, browser, program, screenshots):
         if server.model:
             page.wait(f'document.querySelector("#model").textContent === "{server.model}"')
         test(page, server)
-        expect('the console', page.complaints(), [])
+        # Where a server has ended, the page asks for it again and again.
+        expect('the console', [c for c in page.complaints() if 'ERR_CONNECTION_REFUSED' not in c], [])
         return None
     except Failed as failure:
         return str(failure)
