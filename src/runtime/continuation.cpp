@@ -55,7 +55,9 @@ Continuation::Step Continuation::draw(std::span<float> logits, int64_t n_held) {
   if (constraint_) constraint_->accept(step.token);
   n_drawn_ = n;
   step.is_end = std::find(end_ids_.begin(), end_ids_.end(), step.token) != end_ids_.end();
-  if (!step.is_end) step.text = matcher_.push(decoder_.push(step.token));
+  if (const auto mark = constraint_ ? constraint_->terminal(step.token) : std::nullopt)
+    step.text = matcher_.push(decoder_.flush() + static_cast<char>(*mark));
+  else if (!step.is_end) step.text = matcher_.push(decoder_.push(step.token));
   const bool complete = constraint_ && constraint_->may_end();
   if (matcher_.stopped()) finish_ = Finish::stop_string;
   else if (step.is_end) finish_ = Finish::end_token;

@@ -51,8 +51,9 @@ class Continuation {
 
   struct Step {
     int32_t token;
-    bool is_end;       // an end token: not part of the text
-    std::string text;  // that is now certain: complete characters that cannot belong to a stop string
+    bool is_end;  // an end token: not part of the text
+    std::string
+        text;  // that is now certain: complete characters that cannot belong to a stop string, and the constraint's terminals
   };
   // Draws the next token from `logits` [V], which are overwritten. `n_held`: tokens in the state that they came from. Only while
   // there is no finish(). Throws what Sampler::sample throws.

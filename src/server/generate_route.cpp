@@ -54,6 +54,7 @@ class Reply {
   struct Progress {
     Choice whole;  // not for streams
     bool begun = false;
+    runtime::ToolCallParser parser;
   };
 
   void take(size_t prompt, runtime::Event& event) {
@@ -103,13 +104,24 @@ class Reply {
         tokens = more;
       }
     }
+    runtime::ToolCallParser::Parsed parsed;
+    if (request_.tools) {
+      parsed = progress.parser.push(text);
+      text = parsed.content;
+      if (word == "stop" && progress.parser.n_calls() > 0) call_.record.finish = word = "tool_calls";
+    }
     if (!request_.stream) {
+      for (const runtime::ToolCallDelta& call : parsed.calls)
+        if (call.id.empty()) progress.whole.calls.at(call.index).arguments += call.arguments;
+        else progress.whole.calls.push_back(call);
       progress.whole.text += text;
       if (request_.top_logprobs >= 0)
         progress.whole.tokens.insert(progress.whole.tokens.end(), tokens.begin(), tokens.end());
       if (!word.empty()) progress.whole.finish = word;
-    } else if (first || !text.empty() || !word.empty() || (request_.top_logprobs >= 0 && !tokens.empty())) {
-      send(format_->piece({.index = index, .text = text, .tokens = tokens, .finish = word, .first = first}));
+    } else if (first || !text.empty() || !parsed.calls.empty() || !word.empty() ||
+               (request_.top_logprobs >= 0 && !tokens.empty())) {
+      send(format_->piece(
+          {.index = index, .text = text, .calls = parsed.calls, .tokens = tokens, .finish = word, .first = first}));
     }
   }
 

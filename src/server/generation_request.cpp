@@ -77,8 +77,8 @@ void take_common(const CommonFields& fields, GenerationRequest& request) {
 ConstraintCache::ConstraintCache(const formats::Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> end_ids)
     : tokenizer_(tokenizer), vocab_size_(vocab_size), end_ids_(std::move(end_ids)) {}
 
-runtime::Constraint ConstraintCache::get(ResponseFormat format, const std::string& schema) {
-  const std::string key = format == ResponseFormat::json_object ? "" : schema;
+template <class Make>
+runtime::Constraint ConstraintCache::kept(const std::string& key, Make make) {
   {
     const std::lock_guard lock(mutex_);
     if (!trie_) trie_ = std::make_shared<runtime::TokenTrie>(tokenizer_, vocab_size_);
@@ -89,13 +89,25 @@ runtime::Constraint ConstraintCache::get(ResponseFormat format, const std::strin
         return kept_.back().second;
       }
   }
-  runtime::Constraint made = format == ResponseFormat::json_object  // without the lock: others need not wait for it
-                                 ? runtime::Constraint::json_object(trie_, end_ids_)
-                                 : runtime::Constraint::json_schema(schema, "response_format", trie_, end_ids_);
+  runtime::Constraint made = make();  // without the lock: others need not wait for it
   const std::lock_guard lock(mutex_);
   if (kept_.size() == kKept) kept_.erase(kept_.begin());
   kept_.emplace_back(key, made);
   return made;
+}
+
+runtime::Constraint ConstraintCache::get(ResponseFormat format, const std::string& schema) {
+  if (format == ResponseFormat::json_object)
+    return kept("", [&] { return runtime::Constraint::json_object(trie_, end_ids_); });
+  return kept(schema, [&] { return runtime::Constraint::json_schema(schema, "response_format", trie_, end_ids_); });
+}
+
+runtime::Constraint ConstraintCache::tools(const std::string& tools, const std::string& choice, bool parallel) {
+  return kept(cat(parallel ? "tools " : "tool ", choice, " ", tools), [&] {
+    const std::vector<runtime::Tool> list = runtime::parse_tools(tools);
+    return runtime::tool_constraint(list, runtime::parse_tool_choice(choice, list), parallel, tokenizer_, trie_,
+                                    end_ids_);
+  });
 }
 
 void check_model(const std::optional<std::string>& name, const ModelFacts& model) {
@@ -107,18 +119,24 @@ void check_model(const std::optional<std::string>& name, const ModelFacts& model
 
 GenerationRequest resolve(const ChatFields& fields, const ModelFacts& model, ConstraintCache& constraints) {
   check_model(fields.model, model);
-  if (!fields.tools_json.empty() || (!fields.tool_choice_json.empty() && fields.tool_choice_json != "\"none\"" &&
-                                     fields.tool_choice_json != "\"auto\""))
-    throw ApiError(400, "tools: not supported yet", fields.tools_json.empty() ? "tool_choice" : "tools",
-                   "unsupported_parameter");
+  const bool choice = !fields.tool_choice_json.empty() && fields.tool_choice_json != "\"none\"" &&
+                      fields.tool_choice_json != "\"auto\"" && fields.tool_choice_json != "null";
+  if (fields.tools_json.empty() && choice) refuse_field("tool_choice", "expected tools with it, got none");
   GenerationRequest request{.endpoint = Endpoint::chat, .options = options_of(fields, model)};
   take_common(fields, request);
   const formats::ChatOptions chat{.add_generation_prompt = fields.add_generation_prompt,
+                                  .tools_json = fields.tools_json,
                                   .variables_json = fields.variables_json};
   request.prompts.push_back(model.chat_template->encode(fields.messages, chat));
   check_prompt(request.prompts[0], "messages", model);
   request.options.max_tokens = fields.max_tokens.value_or(model.reply_tokens);
   add_constraint(fields, constraints, request.options);
+  request.tools = !fields.tools_json.empty() && fields.tool_choice_json != "\"none\"";
+  if (request.tools && request.options.constraint)
+    refuse_field("response_format", "expected plain text beside tools, got a grammar");
+  if (request.tools)
+    request.options.constraint =
+        constraints.tools(fields.tools_json, fields.tool_choice_json, fields.parallel_tool_calls);
   return request;
 }
 

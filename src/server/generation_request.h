@@ -12,6 +12,7 @@
 #include "formats/tokenizer.h"
 #include "runtime/constraint/constraint.h"
 #include "runtime/generator.h"
+#include "runtime/tool_calls.h"
 #include "server/field_table.h"
 #include "server/request_fields.h"
 
@@ -35,8 +36,12 @@ class ConstraintCache {
   ConstraintCache(const formats::Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> end_ids);
   // A copy of its own for the caller. Throws FormatError, Unsupported with the place in the schema.
   runtime::Constraint get(ResponseFormat format, const std::string& schema);
+  runtime::Constraint tools(const std::string& tools, const std::string& choice, bool parallel);  // JSON
 
  private:
+  template <class Make>
+  runtime::Constraint kept(const std::string& key, Make make);
+
   static constexpr size_t kKept = 8;
   std::mutex mutex_;
   std::shared_ptr<const runtime::TokenTrie> trie_;  // made when it is first needed
@@ -53,6 +58,7 @@ struct GenerationRequest {
   int64_t n = 1, top_logprobs = -1;
   bool echo = false, score_prompts = false;
   bool stream = false, include_usage = false;
+  bool tools = false;  // replies may hold tool calls
   std::vector<std::string> unknown;
 };
 

@@ -31,6 +31,19 @@ double logprob_json(const TokenScore& score) {
   return std::isfinite(score.logprob) ? static_cast<double>(score.logprob) : kLeastLogprob;
 }
 
+ordered_json calls_json(std::span<const runtime::ToolCallDelta> calls, bool in_parts) {
+  ordered_json list = ordered_json::array();
+  for (const runtime::ToolCallDelta& call : calls) {
+    ordered_json entry = ordered_json::object(), function = ordered_json::object();
+    if (in_parts) entry["index"] = call.index;
+    if (!call.id.empty()) entry["id"] = call.id, entry["type"] = "function", function["name"] = call.name;
+    function["arguments"] = call.arguments;
+    entry["function"] = std::move(function);
+    list.push_back(std::move(entry));
+  }
+  return list;
+}
+
 // /v1/chat/completions: each token an object with its bytes.
 class ChatFormat final : public ReplyFormat {
  public:
@@ -40,6 +53,7 @@ class ChatFormat final : public ReplyFormat {
     ordered_json delta = ordered_json::object();
     if (p.first) delta["role"] = "assistant";
     if (p.first || !p.text.empty()) delta["content"] = p.text;
+    if (!p.calls.empty()) delta["tool_calls"] = calls_json(p.calls, true);
     ordered_json choice = {
         {"index", p.index}, {"delta", delta}, {"logprobs", logprobs(p.tokens)}, {"finish_reason", or_null(p.finish)}};
     ordered_json json = envelope(piece_kind());
@@ -51,11 +65,16 @@ class ChatFormat final : public ReplyFormat {
   std::string whole(std::span<const Choice> choices, const runtime::Usage& usage) override {
     ordered_json json = envelope("chat.completion");
     json["choices"] = ordered_json::array();
-    for (const Choice& c : choices)
+    for (const Choice& c : choices) {
+      const bool only_calls = c.text.empty() && !c.calls.empty();
+      ordered_json message = {
+          {"role", "assistant"}, {"content", only_calls ? ordered_json() : ordered_json(c.text)}, {"refusal", nullptr}};
+      if (!c.calls.empty()) message["tool_calls"] = calls_json(c.calls, false);
       json["choices"].push_back({{"index", json["choices"].size()},
-                                 {"message", {{"role", "assistant"}, {"content", c.text}, {"refusal", nullptr}}},
+                                 {"message", std::move(message)},
                                  {"logprobs", logprobs(c.tokens)},
                                  {"finish_reason", or_null(c.finish)}});
+    }
     json["usage"] = usage_json(usage);
     return dump(json);
   }

@@ -10,6 +10,7 @@
 
 #include "formats/tokenizer.h"
 #include "runtime/scheduler.h"
+#include "runtime/tool_calls.h"
 #include "server/generation_request.h"
 
 namespace linnet::server {
@@ -24,6 +25,7 @@ struct ReplyHead {
 struct Piece {
   int64_t index = 0;
   std::string_view text;
+  std::span<const runtime::ToolCallDelta> calls;
   std::span<const runtime::ScoredToken> tokens;  // behind the text; with scores where they were asked for
   std::string_view finish;                       // why it ended; "" = it goes on
   bool first = false;                            // of its choice
@@ -32,6 +34,7 @@ struct Piece {
 // All of one choice.
 struct Choice {
   std::string text;
+  std::vector<runtime::ToolCallDelta> calls;  // whole
   std::vector<runtime::ScoredToken> tokens;
   std::string finish;
 };

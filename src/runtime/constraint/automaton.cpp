@@ -164,7 +164,8 @@ void Automaton::mask_within(StateId state, uint32_t bytes, Mask& mask) {
       i = node.skip;
       continue;
     }
-    const StateId next = row->next[node.byte];
+    const StateId next =
+        node.byte < Grammar::kFirstTerminal ? row->next[node.byte] : kDead;  // no text is a special token
     if (next == kDead) {
       i = node.skip;
       continue;

@@ -10,12 +10,14 @@
 namespace linnet::runtime {
 
 struct Constraint::Shared {
-  Shared(Grammar grammar, std::shared_ptr<const TokenTrie> trie, std::vector<int32_t> ends)
-      : automaton(std::move(grammar), std::move(trie)), end_ids(std::move(ends)) {}
+  Shared(Grammar grammar, std::shared_ptr<const TokenTrie> trie, std::vector<int32_t> ends,
+         std::vector<Terminal> specials)
+      : automaton(std::move(grammar), std::move(trie)), end_ids(std::move(ends)), terminals(std::move(specials)) {}
 
   std::mutex mutex;  // of the automaton
   Automaton automaton;
   const std::vector<int32_t> end_ids;
+  const std::vector<Terminal> terminals;
 };
 
 Constraint Constraint::json_object(std::shared_ptr<const TokenTrie> trie, std::vector<int32_t> end_ids) {
@@ -27,8 +29,9 @@ Constraint Constraint::json_schema(std::string_view schema, const std::string& p
   return {json_schema_grammar(schema, place), std::move(trie), std::move(end_ids)};
 }
 
-Constraint::Constraint(Grammar grammar, std::shared_ptr<const TokenTrie> trie, std::vector<int32_t> end_ids)
-    : shared_(std::make_shared<Shared>(std::move(grammar), std::move(trie), std::move(end_ids))) {
+Constraint::Constraint(Grammar grammar, std::shared_ptr<const TokenTrie> trie, std::vector<int32_t> end_ids,
+                       std::vector<Terminal> terminals)
+    : shared_(std::make_shared<Shared>(std::move(grammar), std::move(trie), std::move(end_ids), std::move(terminals))) {
   stacks_ = shared_->automaton.start();
   move_to(state());
 }
@@ -59,13 +62,24 @@ bool Constraint::mask(std::span<uint64_t> bits, int64_t bytes_left) const {
   const Automaton::Mask& all = shared_->automaton.mask(at);
   std::copy(all.bits.begin(), all.bits.end(), bits.begin());
   bool excluded = false;
-  if (bytes_left < all.longest) {
-    Automaton::Mask some;
-    shared_->automaton.mask_within(at, static_cast<uint32_t>(std::max<int64_t>(bytes_left, 0)), some);
-    const bool none = std::all_of(some.bits.begin(), some.bits.end(), [](uint64_t word) { return word == 0; });
-    excluded = some.bits != all.bits;
-    if (!none || complete_) std::copy(some.bits.begin(), some.bits.end(), bits.begin());
+  std::vector<int32_t> terminals, fitting;
+  for (const Terminal& t : shared_->terminals) {
+    const uint32_t next = shared_->automaton.step(at, t.byte);
+    if (next == Automaton::kDead || t.token >= shared_->automaton.trie().n_ids()) continue;
+    terminals.push_back(t.token);
+    if (shared_->automaton.shortest(next) <= bytes_left) fitting.push_back(t.token);
   }
+  if (bytes_left < all.longest || fitting.size() < terminals.size()) {
+    Automaton::Mask some;
+    shared_->automaton.mask_within(at, static_cast<uint32_t>(std::clamp<int64_t>(bytes_left, 0, UINT32_MAX)), some);
+    const bool none = std::all_of(some.bits.begin(), some.bits.end(), [](uint64_t word) { return word == 0; });
+    excluded = some.bits != all.bits || fitting.size() < terminals.size();
+    if (!none || complete_ || !fitting.empty()) {
+      std::copy(some.bits.begin(), some.bits.end(), bits.begin());
+      terminals = fitting;
+    }
+  }
+  for (int32_t id : terminals) bits[static_cast<size_t>(id) / 64] |= uint64_t{1} << (id % 64);
   for (int32_t id : shared_->end_ids) {
     if (id < 0 || id >= shared_->automaton.trie().n_ids()) continue;
     uint64_t& word = bits[static_cast<size_t>(id) / 64];
@@ -73,6 +87,12 @@ bool Constraint::mask(std::span<uint64_t> bits, int64_t bytes_left) const {
     word = complete_ ? word | bit : word & ~bit;
   }
   return excluded;
+}
+
+std::optional<uint8_t> Constraint::terminal(int32_t token) const {
+  for (const Terminal& t : shared_->terminals)
+    if (t.token == token) return t.byte;
+  return std::nullopt;
 }
 
 void Constraint::accept(int32_t token) {
@@ -85,8 +105,12 @@ void Constraint::accept(int32_t token) {
     final_ = true;
     return;
   }
-  const std::string_view text = shared_->automaton.trie().bytes_of(token);
-  if (text.empty()) throw refused();
+  const std::optional<uint8_t> special = terminal(token);
+  const char special_text = static_cast<char>(special.value_or(0));
+  const std::string_view text =
+      special ? std::string_view(&special_text, 1) : shared_->automaton.trie().bytes_of(token);
+  const auto is_terminal = [](char byte) { return static_cast<uint8_t>(byte) >= Grammar::kFirstTerminal; };
+  if (text.empty() || (!special && std::any_of(text.begin(), text.end(), is_terminal))) throw refused();
   const std::lock_guard lock(shared_->mutex);
   uint32_t at = state();
   for (char byte : text)

@@ -17,6 +17,8 @@ class Grammar {
   static constexpr size_t kMaxEdges = 1 << 19;
   static constexpr uint32_t kMaxHeight =
       66;  // rules that are open at once: 64 levels of nesting, and what a leaf needs
+  // Bytes from here on are in no UTF-8. A grammar reads them for special tokens: each token one byte (Constraint::Terminal).
+  static constexpr uint8_t kFirstTerminal = 0xf8;
   static constexpr uint32_t kMaxShortest = 1 << 16;  // bytes of the shortest text
 
   enum class Kind : uint8_t { bytes, skip, call };

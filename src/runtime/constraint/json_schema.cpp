@@ -58,10 +58,10 @@ class SchemaCompiler {
  public:
   SchemaCompiler(Grammar& grammar, const json& root) : g_(grammar), json_(grammar), root_(root) {}
 
-  void run() {
+  Node run() {
     const Node start = rule_of(root_, "#");
     for (; !pending_.empty(); pending_.pop_front()) build(pending_.front());
-    g_.finish(start);
+    return start;
   }
 
  private:
@@ -330,18 +330,29 @@ class SchemaCompiler {
 
 }  // namespace
 
+Grammar::Node add_json_object(Grammar& grammar) { return JsonGrammar(grammar).object(); }
+
 Grammar json_object_grammar() {
   Grammar grammar;
-  grammar.finish(JsonGrammar(grammar).object());
+  grammar.finish(add_json_object(grammar));
   return grammar;
 }
 
 Grammar json_schema_grammar(std::string_view schema, const std::string& place) {
+  Grammar grammar;
+  const Node start = add_json_schema(grammar, schema, place);
+  try {
+    grammar.finish(start);
+  } catch (const FormatError& e) { throw FormatError(cat(place, ": ", e.what())); } catch (const Unsupported& e) {
+    throw Unsupported(cat(place, ": ", e.what()));
+  }
+  return grammar;
+}
+
+Grammar::Node add_json_schema(Grammar& grammar, std::string_view schema, const std::string& place) {
   try {
     const json root = parse_schema(schema);
-    Grammar grammar;
-    SchemaCompiler(grammar, root).run();
-    return grammar;
+    return SchemaCompiler(grammar, root).run();
   } catch (const FormatError& e) { throw FormatError(cat(place, ": ", e.what())); } catch (const Unsupported& e) {
     throw Unsupported(cat(place, ": ", e.what()));
   }
