@@ -265,6 +265,7 @@ TEST_F(Schedule, draining_lets_streams_end_until_the_time_is_over) {
   EXPECT_EQ(answer.choices[0].finish, Finish::max_tokens);
   EXPECT_EQ(answer_of(*endless).choices[0].finish, Finish::cancelled);
   EXPECT_EQ(answer_of(*waits).choices[0].finish, Finish::cancelled);
+  EXPECT_EQ(all->stats().replies_to_settle, 0);  // nothing is begun after the end
 }
 
 TEST_F(Schedule, streams_outlive_a_scheduler_that_goes_in_the_middle) {

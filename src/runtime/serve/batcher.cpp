@@ -74,6 +74,7 @@ void Batcher::sweep() {
 void Batcher::cut_all(Finish finish) {
   for (auto& job : jobs_) close_cut(*job, finish, stats_), job->over = true;
   sweep();
+  while (!replies_.empty()) drop_reply();
 }
 
 void Batcher::fail_all(const std::exception_ptr& error) {

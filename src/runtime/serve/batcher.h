@@ -27,7 +27,7 @@ class Batcher {
   // One round: ends what was cancelled or is late, then one pass over prompts and one over the sequences that generate. Without
   // requests: one pass that settles a reply.
   void round();
-  void cut_all(Finish finish);
+  void cut_all(Finish finish);  // and forgets what is done for later
   void fail_all(const std::exception_ptr& error);
 
   const SchedulerStats& stats();  // of what has a place

@@ -14,6 +14,7 @@ void Batcher::keep_for_settling(const Job& job) {
   if (!memory_.caches() || job.reading()) return;
   const int64_t before = (job.prompt.n_tokens() - 1) / kCacheBlock * kCacheBlock;
   for (const Choice& choice : job.choices) {
+    if (choice.drawn.empty()) continue;
     auto reply = std::make_unique<Reply>();
     reply->tokens = job.request.prompt;
     reply->tokens.insert(reply->tokens.end(), choice.drawn.begin(), choice.drawn.end());
