@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "core/errors.h"
 #include "runtime/constraint/constraint_test_support.h"
@@ -193,6 +194,30 @@ TEST(Constraint, a_budget_is_kept_whenever_it_can_be) {
   EXPECT_TRUE(start.mask(bits, 1));
   EXPECT_FALSE(start.mask(bits, 1000));
   EXPECT_THROW(start.mask({bits.data(), bits.size() - 1}), InvalidArgument);
+}
+
+// Copies share what has been computed; threads that walk them at once find what one alone finds.
+TEST(Constraint, CopiesWalkOnThreads) {
+  const Constraint shared = schema_constraint(
+      R"({"type": "object", "properties": {"a": {"type": "string", "maxLength": 5}, "b": {"type": "number"}}, "required": ["a", "b"]})");
+  const auto drawn = [&shared](uint64_t seed) {
+    Rng rng(seed);
+    Constraint c = shared;
+    std::vector<int32_t> tokens;
+    while (!c.must_end() && tokens.size() < 60) {
+      const auto left = static_cast<int64_t>(60 - tokens.size());
+      const std::vector<int32_t> ids = allowed(c, std::max(left, c.shortest()));
+      tokens.push_back(ids.at(rng.bits() % ids.size()));
+      c.accept(tokens.back());
+    }
+    return tokens;
+  };
+  constexpr size_t kThreads = 4;
+  std::vector<std::vector<int32_t>> together(kThreads);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < kThreads; ++i) threads.emplace_back([&, i] { together[i] = drawn(i); });
+  for (std::thread& thread : threads) thread.join();
+  for (size_t i = 0; i < kThreads; ++i) EXPECT_EQ(together[i], drawn(i)) << i;
 }
 
 }  // namespace
