@@ -131,7 +131,8 @@ GenerationRequest resolve(const ChatFields& fields, const ModelFacts& model, Con
   check_prompt(request.prompts[0], "messages", model);
   request.options.max_tokens = fields.max_tokens.value_or(model.reply_tokens);
   add_constraint(fields, constraints, request.options);
-  request.tools = !fields.tools_json.empty() && fields.tool_choice_json != "\"none\"";
+  const bool none = fields.tool_choice_json == "\"none\"";  // told of tools, held to text: some grammar does that
+  request.tools = !fields.tools_json.empty() && !(none && request.options.constraint);
   if (request.tools && request.options.constraint)
     refuse_field("response_format", "expected plain text beside tools, got a grammar");
   if (request.tools)
