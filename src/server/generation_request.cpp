@@ -105,8 +105,12 @@ runtime::Constraint ConstraintCache::get(ResponseFormat format, const std::strin
 runtime::Constraint ConstraintCache::tools(const std::string& tools, const std::string& choice, bool parallel) {
   return kept(cat(parallel ? "tools " : "tool ", choice, " ", tools), [&] {
     const std::vector<runtime::Tool> list = runtime::parse_tools(tools);
-    return runtime::tool_constraint(list, runtime::parse_tool_choice(choice, list), parallel, tokenizer_, trie_,
-                                    end_ids_);
+    const auto chosen = [&] {
+      try {
+        return runtime::parse_tool_choice(choice, list);
+      } catch (const FormatError& e) { throw ApiError(400, e.what(), "tool_choice"); }
+    }();
+    return runtime::tool_constraint(list, chosen, parallel, tokenizer_, trie_, end_ids_);
   });
 }
 

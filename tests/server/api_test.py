@@ -158,6 +158,41 @@ class Api(unittest.TestCase):
         self.refuse('/v1/completions', {'prompt': 'a', 'response_format': {'type': 'json_schema', 'json_schema': {'schema': bomb}}},
                     400, 'response_format', 'at most 65536 states')
 
+    # Random weights: nothing but the constraint makes the calls right.
+    def test_tools(self):
+        def tool(name, properties):
+            return {'type': 'function', 'function': {'name': name, 'parameters': {
+                'type': 'object', 'properties': properties, 'required': list(properties), 'additionalProperties': False}}}
+        tools = [tool('weather', {'city': {'enum': ['Oslo', 'Rome']}}), tool('add', {'a': {'type': 'boolean'}, 'b': {'type': 'boolean'}})]
+        fields = {'messages': [{'role': 'user', 'content': 'hello'}], 'tools': tools, 'max_tokens': 120}
+        names = set()
+        for seed in range(6):
+            choice = self.server.chat(**fields, tool_choice='required', parallel_tool_calls=False, seed=seed)['choices'][0]
+            self.assertEqual(choice['finish_reason'], 'tool_calls', choice)
+            (call,) = choice['message']['tool_calls']
+            arguments = json.loads(call['function']['arguments'])
+            names.add(call['function']['name'])
+            if call['function']['name'] == 'weather':
+                self.assertIn(arguments, [{'city': 'Oslo'}, {'city': 'Rome'}])
+            else:
+                self.assertEqual((set(arguments), {type(v) for v in arguments.values()}), ({'a', 'b'}, {bool}))
+
+            deltas = [e['choices'][0]['delta'] for e in self.server.stream(
+                '/v1/chat/completions', **fields, tool_choice='required', parallel_tool_calls=False, seed=seed)[:-1]]
+            pieces = [piece for delta in deltas for piece in delta.get('tool_calls', [])]
+            self.assertEqual([pieces[0]['id'], pieces[0]['function']['name']], [call['id'], call['function']['name']])
+            self.assertEqual(''.join(piece['function'].get('arguments', '') for piece in pieces), call['function']['arguments'])
+        self.assertEqual(names, {'weather', 'add'})
+
+        named = self.server.chat(**fields, tool_choice={'type': 'function', 'function': {'name': 'add'}}, parallel_tool_calls=False)
+        (call,) = named['choices'][0]['message']['tool_calls']
+        self.assertEqual(call['function']['name'], 'add')
+        said = fields['messages'] + [named['choices'][0]['message'], {'role': 'tool', 'tool_call_id': call['id'], 'content': '7'}]
+        answered = self.server.chat(messages=said, tools=tools, tool_choice='none', max_tokens=8)['choices'][0]
+        self.assertNotIn('tool_calls', answered['message'])
+        self.refuse('/v1/chat/completions', fields | {'tool_choice': {'type': 'function', 'function': {'name': 'fly'}}}, 400,
+                    'tool_choice', 'fly')
+
     def test_fields_that_are_wrong_are_named(self):
         for fields, param in (({'temperature': 'hot'}, 'temperature'), ({'temperature': -1}, 'temperature'), ({'n': 0}, 'n'),
                               ({'max_tokens': 1.5}, 'max_tokens'), ({'logit_bias': {'x': 1}}, 'logit_bias'),
