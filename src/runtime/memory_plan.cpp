@@ -15,7 +15,7 @@ constexpr int64_t kLeastContext = 4096;
 
 }  // namespace
 
-// Mirrors the temporaries of kda.cpp, mla.cpp and moe.cpp.
+// Mirrors the temporaries of delta.cpp, mla.cpp and moe.cpp.
 int64_t activation_bytes_per_token(const model::ModelConfig& c) {
   const int64_t kda = 9 * c.kda.heads * c.kda.head_dim;
   const int64_t mla = c.mla.heads * (c.mla.query_dim() + c.mla.value_dim) + c.mla.cache_dim();
