@@ -64,8 +64,9 @@ TEST(bad_input, usage) {
   EXPECT_EQ(bare.out, "");
   EXPECT_THAT(bare.err, HasSubstr("generate"));
   expect_refusal(linnet({"generat"}), 2, "unknown command \"generat\"; did you mean generate?");
-  expect_refusal(linnet({"frobnicate"}), 2, "expected one of generate, chat, inspect");
-  expect_refusal(linnet({"generate"}), 2, "--model is required");
+  expect_refusal(linnet({"frobnicate"}), 2, "expected one of generate, chat, serve, inspect");
+  expect_refusal(linnet({"generate"}, {.environment = "LINNET_MODEL=" + tiny_checkpoint()}), 2,
+                 "prompt: expected text, got none");
   expect_refusal(linnet({"generate", "--model"}), 2, "--model");
   expect_refusal(generate({"-p", "a", "--no-such-option"}), 2, "--no-such-option");
   expect_refusal(generate({"-p", "a", "-n", "many"}), 2, "many");

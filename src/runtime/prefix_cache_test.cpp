@@ -303,7 +303,7 @@ TEST(prefix_cache_of_a_model, conversations_go_on_with_the_bits_of_reading_every
   Tokens history;
   size_t stored = 0;
   for (uint64_t turn = 0; turn < 30; ++turn) {
-    const size_t more = turn == 0 ? 12 : turn == 1 ? 53 : 20 + rng.bits(turn) % 90;  // 12, then 65 tokens
+    const size_t more = turn == 0 ? 12 : turn == 1 ? 53 : 4 + rng.bits(turn) % 25;  // 12, then 65 tokens
     for (size_t i = 0; i < more; ++i) history.push_back(static_cast<int32_t>(rng.bits(1000 * turn + i) % 320));
     Tokens tokens = history;
     if (turn == 12) tokens[100] ^= 1;  // an edit: read again from there, and forgotten again
@@ -314,7 +314,7 @@ TEST(prefix_cache_of_a_model, conversations_go_on_with_the_bits_of_reading_every
     ASSERT_TRUE(with.answer(slot, tokens, &cache) == without.answer(cold, tokens, nullptr)) << "turn " << turn;
     if (turn != 12 && turn != 20) stored = (history.size() - 1) / 64 * 64;
   }
-  EXPECT_GT(cache.stats().tokens_saved, 20000);
+  EXPECT_GT(cache.stats().tokens_saved, 4000);
 }
 
 TEST(prefix_cache_of_a_model, any_beginning_may_be_shared) {
@@ -322,7 +322,7 @@ TEST(prefix_cache_of_a_model, any_beginning_may_be_shared) {
   for (size_t capacity : {size_t{64} << 20, size_t{200} << 10}) {
     PrefixCache cache(with.engine.states(), capacity);
     const Rng rng(6);
-    for (uint64_t i = 0; i < 60; ++i) {
+    for (uint64_t i = 0; i < 24; ++i) {
       Tokens tokens;
       for (uint64_t b = 0; b < 1 + rng.bits(10 * i) % 4; ++b) {
         const Tokens block = tokens_of({rng.bits(10 * i + b + 1) % 2}, 64);
