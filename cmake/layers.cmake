@@ -50,6 +50,8 @@ function(linnet_layer name)
       set(computing "*")
       if(name STREQUAL train)
         set(computing "*Gradient*:Trainer*")
+      elseif(name STREQUAL runtime)  # what only schedules and constrains is the same at every level
+        set(computing "*-*Schedul*:Constraint*:JsonSchema*")
       endif()
       foreach(isa baseline avx2 avx512 avx512_bf16 amx)
         add_test(NAME ${name}@${isa} COMMAND ${name}_test --isa=${isa} --gtest_filter=${computing})
