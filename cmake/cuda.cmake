@@ -1,6 +1,7 @@
 # The CUDA backend: off by default, and absent without nvcc. Kernels are compiled for Hopper (sm_90a) alone.
 #   linnet_cuda               static library of the kernels
-#   linear_attn_sm90_check    checks them against the definition in double; `linear_attn_sm90_check bench` times them. Needs the GPU.
+#   linear_attn_sm90_{,decode_}check
+#                             check them against the definition in double and, with `bench`, time them. Need the GPU.
 option(LINNET_CUDA "Build the CUDA kernels (Hopper)" OFF)
 if(NOT LINNET_CUDA)
   return()
@@ -25,8 +26,10 @@ target_include_directories(linnet_cuda PUBLIC src)
 set_property(TARGET linnet_cuda PROPERTY COMPILE_OPTIONS "")
 target_compile_options(linnet_cuda PUBLIC -std=c++20 -gencode=arch=compute_90a,code=sm_90a -lineinfo)
 
-add_executable(linear_attn_sm90_check
-  src/ops/linear_attn/linear_attn_sm90_check.cu
-  src/ops/linear_attn/linear_attn_sm90_bench.cu)
-set_property(TARGET linear_attn_sm90_check PROPERTY COMPILE_OPTIONS "")
-target_link_libraries(linear_attn_sm90_check PRIVATE linnet_cuda Threads::Threads)
+foreach(part "" decode_)
+  add_executable(linear_attn_sm90_${part}check
+    src/ops/linear_attn/linear_attn_sm90_${part}check.cu
+    src/ops/linear_attn/linear_attn_sm90_${part}bench.cu)
+  set_property(TARGET linear_attn_sm90_${part}check PROPERTY COMPILE_OPTIONS "")
+  target_link_libraries(linear_attn_sm90_${part}check PRIVATE linnet_cuda Threads::Threads)
+endforeach()
