@@ -91,8 +91,13 @@ int64_t PrefixCache::restore(std::span<const int32_t> tokens, StateSlot& slot) {
   return n;
 }
 
-int64_t PrefixCache::copy_state(std::span<const int32_t> tokens, StateSlot& slot) const {
-  return assign(longest(tokens), slot);
+int64_t PrefixCache::copy_state(std::span<const int32_t> tokens, StateSlot& slot) {
+  const Node* const node = longest(tokens);
+  const auto no_memory = [&] {
+    return pool_.limit() - std::min(pool_.limit(), pool_.bytes()) < pool_.sequence_bytes();
+  };
+  while (node && no_memory() && evict_one(node)) {}
+  return assign(node, slot);
 }
 
 int64_t PrefixCache::common_prefix(std::span<const int32_t> tokens) const {
@@ -191,10 +196,11 @@ double PrefixCache::worth(const Node& node) const {
   return node.age + tokens / static_cast<double>(std::max<size_t>(freed, 1));
 }
 
-bool PrefixCache::evict_one() {
+bool PrefixCache::evict_one(const Node* but) {
   Node* least = nullptr;
   double worth_of_least = 0;
   for (Node* node : states_) {
+    if (node == but) continue;
     const double own = worth(*node);
     if (least && (own > worth_of_least || (own == worth_of_least && node->last_use > least->last_use))) continue;
     least = node, worth_of_least = own;

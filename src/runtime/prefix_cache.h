@@ -39,8 +39,9 @@ class PrefixCache {
   // kCacheBlock; 0: there is none. The slot shares rows and nothing else. Throws OutOfMemory, then nothing has changed.
   int64_t restore(std::span<const int32_t> tokens, StateSlot& slot);
 
-  // The longest stored prefix of all the tokens, for a file: no hit, and no use of the state.
-  int64_t copy_state(std::span<const int32_t> tokens, StateSlot& slot) const;
+  // The longest stored prefix of all the tokens, for a file: no hit, and no use of the state. What else is stored gives way when the
+  // pool has no memory left for the copy. Throws OutOfMemory when that does not help.
+  int64_t copy_state(std::span<const int32_t> tokens, StateSlot& slot);
 
   // How far `tokens` agree with what is stored, a multiple of kCacheBlock, be there a state or not. Beyond what restore finds it is
   // where prompts begin to differ: a state inserted there would serve each of them.
@@ -89,7 +90,7 @@ class PrefixCache {
   void drop_state(Node& node);
   void drop_leaves(Node* node);  // from a leaf up, blocks that serve no state
   double worth(const Node& node) const;
-  bool evict_one();
+  bool evict_one(const Node* but = nullptr);
   void touch(Node& node);
 
   StatePool& pool_;

@@ -213,6 +213,29 @@ TEST(prefix_cache, a_state_that_is_used_outlives_those_that_are_not) {
   EXPECT_LT(lost, 1000);
 }
 
+// Where the pool is full, a copy takes the place of others, never of what is copied.
+TEST(prefix_cache, a_copy_makes_room_for_itself) {
+  Cached c;
+  const Tokens small = tokens_of({1}, 64), large = tokens_of({2, 3}, 128);
+  c.insert(large), c.insert(small);
+  const auto copied = [&](const Tokens& tokens) {
+    StateSlot slot(c.pool);
+    c.pool.set_limit(c.pool.bytes());
+    const int64_t n = c.cache.copy_state(tokens, slot);
+    c.pool.set_limit(SIZE_MAX);
+    expect_filled(slot, tokens);
+    return n;
+  };
+  c.restored(tokens_of({2, 3}, 129));
+  EXPECT_EQ(c.cache.stats().hits, 1);
+  EXPECT_EQ(copied(small), 64);  // though it is worth least
+  EXPECT_EQ(c.cache.common_prefix(large), 0);
+  EXPECT_EQ(c.cache.stats().hits, 1);
+  EXPECT_THROW(copied(small), OutOfMemory);  // nothing else is there to give way
+  EXPECT_EQ(c.cache.common_prefix(small), 64);
+  EXPECT_EQ(copied(large), 0);
+}
+
 TEST(prefix_cache, what_running_slots_share_is_not_its_own) {
   Cached c;
   StateSlot slot(c.pool);

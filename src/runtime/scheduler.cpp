@@ -34,6 +34,7 @@ class Scheduler::Core {
   void drain(Clock::time_point until);
   SchedulerStats stats() const;
   void with_cache(FunctionRef<void(PrefixCache&)> body);
+  std::unique_ptr<LentState> copy_state(std::span<const int32_t> tokens);
 
  private:
   std::unique_ptr<Job> make_job(Request request) const;
@@ -61,11 +62,14 @@ class Scheduler::Core {
   Smoothed seconds_per_request_;  // between the ends of requests while others wait
   Clock::time_point last_end_{};
   bool waited_ = false;  // others waited then
+  int n_lent_ = 0;
 
   std::thread thread_;
 };
 
 namespace {
+
+constexpr std::chrono::milliseconds kLookAgain{10};  // at those that wait for memory: cancelled, late
 
 int64_t n_ended(const SchedulerStats& s) { return s.finished + s.cancelled + s.timed_out + s.failed; }
 
@@ -150,10 +154,12 @@ SchedulerStats Scheduler::Core::stats() const {
 }
 
 void Scheduler::Core::run() {
+  bool blocked = false;  // what waits can only begin when a lent state comes back
   for (bool stop = false; !stop;) {
     bool cut;
     {
       std::unique_lock lock(mutex_);
+      if (blocked) work_.wait_for(lock, kLookAgain, [&] { return stop_ || cut_ || !tasks_.empty(); });
       work_.wait(lock, [&] { return stop_ || !tasks_.empty() || !waiting_.empty() || !batcher_.idle(); });
       run_tasks(lock);
       stop = stop_, cut = stop_ || cut_;
@@ -163,6 +169,7 @@ void Scheduler::Core::run() {
         batcher_.admit(std::move(waiting_.front()));
         waiting_.pop_front();
       }
+      blocked = !waiting_.empty() && batcher_.idle();
     }
     try {
       if (cut) batcher_.cut_all(Finish::cancelled);
@@ -200,6 +207,32 @@ void Scheduler::Core::with_cache(FunctionRef<void(PrefixCache&)> body) {
   done->get_future().get();
 }
 
+std::unique_ptr<LentState> Scheduler::Core::copy_state(std::span<const int32_t> tokens) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (n_lent_ == kMostLent)
+      throw Busy(cat("scheduler: ", n_lent_, " states are being written already"), retry_after(), false);
+    ++n_lent_;
+  }
+  StateSlot slot = engine_.new_slot();
+  size_t bytes = 0;
+  try {
+    with_cache([&](PrefixCache&) { bytes = batcher_.copy_state(tokens, slot); });
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    --n_lent_;
+    throw;
+  }
+  return std::make_unique<LentState>(std::move(slot), [this, bytes] {
+    {
+      const std::lock_guard lock(mutex_);
+      --n_lent_;
+      tasks_.push_back([this, bytes] { batcher_.take_back(bytes); });
+    }
+    work_.notify_one();
+  });
+}
+
 // Ends what waits and was cancelled, is late, or has to go.
 void Scheduler::Core::end_waiting(bool cut) {
   const Clock::time_point now = Clock::now();
@@ -230,6 +263,7 @@ Scheduler::Scheduler(Engine& engine, const formats::Tokenizer& tokenizer, Schedu
 Scheduler::~Scheduler() = default;
 
 std::unique_ptr<Stream> Scheduler::submit(Request request) { return core_->submit(std::move(request)); }
+std::unique_ptr<LentState> Scheduler::copy_state(std::span<const int32_t> tokens) { return core_->copy_state(tokens); }
 void Scheduler::drain(std::chrono::steady_clock::time_point until) { core_->drain(until); }
 SchedulerStats Scheduler::stats() const { return core_->stats(); }
 void Scheduler::with_cache(FunctionRef<void(PrefixCache&)> body) { core_->with_cache(body); }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,8 +61,30 @@ struct SchedulerStats {
   int64_t cache_hits = 0, cache_misses = 0, cache_tokens = 0, cache_entries = 0, cache_evictions = 0;
 };
 
+// A state outside of the scheduler, for a file to be written from it while others generate. Its memory is promised to it as to a
+// request, and comes back when it goes. The scheduler outlives it.
+class LentState {
+ public:
+  LentState(StateSlot state, std::function<void()> given_back)
+      : slot_(std::move(state)), given_back_(std::move(given_back)) {}
+  ~LentState() {
+    slot_.reset();
+    given_back_();
+  }
+  LentState(const LentState&) = delete;
+  LentState& operator=(const LentState&) = delete;
+
+  const StateSlot& slot() const { return slot_; }
+
+ private:
+  StateSlot slot_;
+  std::function<void()> given_back_;
+};
+
 class Scheduler {
  public:
+  static constexpr int kMostLent = 4;  // states
+
   // Both must outlive it; the engine is the scheduler's alone while it lives. Throws InvalidArgument for options out of range, or an
   // engine whose passes are shorter than a chunk.
   Scheduler(Engine& engine, const formats::Tokenizer& tokenizer, SchedulerOptions options);
@@ -79,6 +102,10 @@ class Scheduler {
   // Runs `body` with the prefix cache between two passes, and returns when it has run; what it throws comes back. Throws InvalidArgument
   // when there is no cache.
   void with_cache(FunctionRef<void(PrefixCache& cache)> body);
+
+  // A copy of the longest state of these tokens that the prefix cache holds, made between two passes. Throws InvalidArgument when there
+  // is no cache, or no such state in it; Busy when kMostLent are out, or requests have the memory.
+  std::unique_ptr<LentState> copy_state(std::span<const int32_t> tokens);
 
   SchedulerStats stats() const;
 

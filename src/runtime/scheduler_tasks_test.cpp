@@ -30,5 +30,46 @@ TEST(scheduler_tasks, run_between_passes_and_hand_back_what_they_throw) {
               testing::HasSubstr("no prefix cache"));
 }
 
+// While a state is being written to a file, others generate.
+TEST(scheduler_tasks, a_lent_state_holds_up_nobody) {
+  const TinyModel model;
+  const auto engine = model.engine();
+  Scheduler scheduler(*engine, *model.tokenizer, {.state_bytes = 64 << 20});
+  const Request request = a_request(200, 30);
+  const Answer before = answer_of(scheduler, request);
+  EXPECT_THROW(scheduler.copy_state(random_prompt(200, 2)), InvalidArgument);
+  std::vector<std::unique_ptr<LentState>> lent;
+  for (int i = 0; i < Scheduler::kMostLent; ++i) lent.push_back(scheduler.copy_state(request.prompt));
+  EXPECT_EQ(lent[0]->slot().n_tokens(), 192);
+  EXPECT_THROW(scheduler.copy_state(request.prompt), Busy);
+  expect_same(answer_of(scheduler, request), before, "beside lent states");
+  lent.pop_back();
+  EXPECT_THROW(scheduler.copy_state(random_prompt(200, 2)), InvalidArgument);
+  lent.push_back(scheduler.copy_state(request.prompt));
+}
+
+// Requests have the memory, or a lent state has it: who comes second waits, or is told to, and nothing exceeds the limit.
+TEST(scheduler_tasks, lent_states_keep_to_the_memory) {
+  const TinyModel model;
+  const auto engine = model.engine();
+  const StatePool& pool = engine->states();
+  const size_t one = pool.bytes_of(192), limit = 2 * one - pool.block_bytes();
+  Scheduler scheduler(*engine, *model.tokenizer, {.state_bytes = limit});
+  const Request small = a_request(193, 0), large = a_request(100, 101);
+  ASSERT_GT(pool.bytes_of(201), limit - one);
+  for (int i = 0; i < 3; ++i) {
+    answer_of(scheduler, small);
+    std::unique_ptr<LentState> lent = scheduler.copy_state(small.prompt);
+    EXPECT_THROW(scheduler.copy_state(small.prompt), Busy);
+    const auto waits = scheduler.submit(large), gives_up = scheduler.submit(large);
+    gives_up->cancel();
+    EXPECT_EQ(answer_of(*gives_up).choices[0].finish, Finish::cancelled);
+    EXPECT_FALSE(waits->next(std::chrono::milliseconds(0)));
+    lent.reset();
+    EXPECT_EQ(answer_of(*waits).choices[0].finish, Finish::max_tokens);
+  }
+  EXPECT_LE(pool.peak_bytes(), limit);
+}
+
 }  // namespace
 }  // namespace linnet::runtime

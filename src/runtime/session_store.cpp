@@ -83,15 +83,6 @@ void SessionStore::save(const std::string& name, const Session& session, const S
   slot.export_to(path, {{kTokens, text_of_ids(session.tokens)}, {kMessages, session.messages}});
 }
 
-int64_t SessionStore::save(const std::string& name, const Session& session, const PrefixCache& cache) const {
-  (void)path_of(name);
-  StateSlot slot(cache.pool());
-  if (cache.copy_state(session.tokens, slot) == 0)
-    throw InvalidArgument(cat("session ", name, ": no state of its ", session.tokens.size(), " tokens is held"));
-  save(name, session, slot);
-  return slot.n_tokens();
-}
-
 SessionStore::Loaded SessionStore::load(const std::string& name, StatePool& pool) const {
   const std::filesystem::path path = path_of(name);
   if (!has(name)) throw InvalidArgument(cat("session ", name, ": there is none of that name"));

@@ -33,10 +33,8 @@ class SessionStore {
 
   // Writes the session, in place of one of that name; complete or not at all. The slot's state is of the first tokens of the session and
   // canonical, else InvalidArgument. Throws IoError (a full disk); the old session is then as it was.
+  // Several threads may save at once; of one name the last to end stays.
   void save(const std::string& name, const Session& session, const StateSlot& slot) const;
-  // The same with the longest state of the tokens that the cache holds; returns its tokens. Throws InvalidArgument when it holds none.
-  // Whom the disk must not hold up takes PrefixCache::copy_state, which is quick, and saves that slot in a thread of his own.
-  int64_t save(const std::string& name, const Session& session, const PrefixCache& cache) const;
 
   struct Loaded {
     Session session;

@@ -25,12 +25,11 @@ std::string name_of(const Call& call) { return call.request().path.substr(std::s
 
 std::string dump(const ordered_json& json) { return json.dump(-1, ' ', false, ordered_json::error_handler_t::replace); }
 
-// Runs `body` with the prefix cache, which is the scheduler's: nothing is generated meanwhile. What the disk is to blame for is
-// not the client's error.
+// Runs `body`, which reads or writes a session. What the disk is to blame for is not the client's error.
 template <class Body>
-void with_cache(Service& service, Body body) {
+void with_disk(Body body) {
   try {
-    service.scheduler.with_cache(body);
+    body();
   } catch (const IoError& e) { throw ApiError(507, e.what(), "", "storage"); } catch (const FormatError& e) {
     throw ApiError(500, e.what(), "", "session_unreadable");
   }
@@ -66,6 +65,7 @@ void answer_session_list(Service& service, Call& call) {
 void answer_session_save(Service& service, Call& call) {
   const runtime::SessionStore& store = store_of(service);
   const std::string name = name_of(call);
+  (void)store.has(name);  // whether it is one, before anything is done
   const ChatFields chat = parse_chat(call.request().body);
   check_model(chat.model, service.model);
   const runtime::Session session{
@@ -74,9 +74,10 @@ void answer_session_save(Service& service, Call& call) {
           {.add_generation_prompt = false, .tools_json = chat.tools_json, .variables_json = chat.variables_json}),
       .messages = json_at(call.request().body, "/messages")};
   wait_for_replies(service);
-  int64_t state_tokens = 0;
-  with_cache(service, [&](runtime::PrefixCache& cache) { state_tokens = store.save(name, session, cache); });
-  call.respond_json(dump({{"name", name}, {"tokens", session.tokens.size()}, {"state_tokens", state_tokens}}));
+  const auto state = service.scheduler.copy_state(session.tokens);
+  with_disk([&] { store.save(name, session, state->slot()); });
+  call.respond_json(
+      dump({{"name", name}, {"tokens", session.tokens.size()}, {"state_tokens", state->slot().n_tokens()}}));
 }
 
 void answer_session_load(Service& service, Call& call) {
@@ -84,7 +85,9 @@ void answer_session_load(Service& service, Call& call) {
   const std::string name = name_of(call);
   require(store, name);
   runtime::Session session;
-  with_cache(service, [&](runtime::PrefixCache& cache) { session = store.load(name, cache); });
+  with_disk([&] {  // nothing is generated while it is read
+    service.scheduler.with_cache([&](runtime::PrefixCache& cache) { session = store.load(name, cache); });
+  });
   call.respond_json(
       dump({{"name", name}, {"tokens", session.tokens.size()}, {"messages", ordered_json::parse(session.messages)}}));
 }

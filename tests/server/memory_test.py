@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import tempfile
+import threading
 import unittest
 from pathlib import Path
 
@@ -79,6 +80,25 @@ class Memory(unittest.TestCase):
         self.assertEqual(replies, expected)
         self.assertEqual(again.ask('/v1/sessions/linnet', method='DELETE')[0], 200)
         self.assertEqual([again.ask('/v1/sessions/linnet', method=m)[0] for m in ('GET', 'DELETE')], [404, 404])
+
+    # Slow is what the disk is until the test lets it go on; the save has begun by then, since its fsync waits.
+    @unittest.skipUnless(os.environ.get('LINNET_SLOW_DISK_LIBRARY'), 'no library that makes the disk slow')
+    def test_others_generate_while_a_session_is_written(self):
+        pipe = self.folder.parent / 'pipe'
+        os.mkfifo(pipe)
+        server = client.Server('--sessions', str(self.folder), environment={
+            'LD_PRELOAD': os.environ['LINNET_SLOW_DISK_LIBRARY'], 'LINNET_SLOW_DISK': str(pipe)})
+        self.addCleanup(server.close)
+        messages, expected, _ = converse(server, TURNS[:2])
+        saved = []
+        save = threading.Thread(target=lambda: saved.append(server.ask('/v1/sessions/slow', {'messages': messages}, method='PUT')))
+        save.start()
+        with open(pipe, 'w'):  # waits for the fsync
+            self.assertEqual(converse(server, TURNS[:2])[1], expected)
+            self.assertEqual(server.stream('/v1/completions', prompt='a', max_tokens=100, ignore_eos=True)[-1], '[DONE]')
+            self.assertEqual((saved, server.ask('/v1/sessions')[2]['data']), ([], []))
+        save.join()
+        self.assertEqual(saved[0][0], 200, saved)
 
     def test_what_sessions_refuse(self):
         server = self.serve('--sessions', str(self.folder))

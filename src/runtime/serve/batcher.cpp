@@ -39,6 +39,22 @@ bool Batcher::make_room(const Job& job) {
   return memory_.fits(job.bytes);
 }
 
+size_t Batcher::copy_state(std::span<const int32_t> tokens, StateSlot& slot) {
+  const auto no_room = [&] {
+    slot.reset();
+    return Busy("states: requests have the memory that a copy of this one takes", 1, false);
+  };
+  try {
+    if (memory_.cache().copy_state(tokens, slot) == 0)
+      throw InvalidArgument(cat("states: none of these ", tokens.size(), " tokens is remembered"));
+  } catch (const OutOfMemory&) { throw no_room(); }
+  const size_t bytes = memory_.bytes_of(slot.n_tokens(), slot.n_tokens(), 1);
+  if (!memory_.fits(bytes) && !replies_.empty()) drop_reply();
+  if (!memory_.fits(bytes)) throw no_room();
+  memory_.reserve(bytes);
+  return bytes;
+}
+
 void Batcher::admit(std::unique_ptr<Job> job) {
   memory_.reserve(job->bytes);
   job->admitted = Clock::now();

@@ -19,6 +19,10 @@ class Batcher {
   size_t bytes_of(const Request& request) const;  // of states, at most
   size_t bytes_limit() const { return memory_.limit(); }
   PrefixCache& cache() { return memory_.cache(); }
+  // The longest state of these tokens that the cache holds, into an empty slot: returns the bytes that are reserved for it until it is
+  // taken back. Throws InvalidArgument when there is none, Busy when running requests have the memory.
+  size_t copy_state(std::span<const int32_t> tokens, StateSlot& slot);
+  void take_back(size_t bytes) { memory_.release(bytes); }
   bool make_room(const Job& job);  // whether a place and memory are free for it; what is done for later gives way
   void admit(std::unique_ptr<Job> job);
   int64_t n_jobs() const { return static_cast<int64_t>(jobs_.size()); }
