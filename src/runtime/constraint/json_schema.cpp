@@ -9,6 +9,7 @@
 #include "core/errors.h"
 #include "core/text.h"
 #include "runtime/constraint/json_grammar.h"
+#include "runtime/constraint/number_range.h"
 
 namespace linnet::runtime {
 namespace {
@@ -22,7 +23,8 @@ constexpr Node kEnd = Grammar::kEnd;
 const Keywords kAnnotations = {"title", "description", "default",  "examples",  "$comment", "$schema",
                                "$id",   "deprecated",  "readOnly", "writeOnly", "$defs",    "definitions"};
 const Keywords kObject = {"properties", "required", "additionalProperties"}, kArray = {"items", "minItems", "maxItems"},
-               kString = {"minLength", "maxLength"};
+               kString = {"minLength", "maxLength"},
+               kNumber = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"};
 
 bool contains(const Keywords& words, std::string_view word) {
   return std::find(words.begin(), words.end(), word) != words.end();
@@ -56,7 +58,12 @@ json parse_schema(std::string_view text) {
 
 class SchemaCompiler {
  public:
-  SchemaCompiler(Grammar& grammar, const json& root) : g_(grammar), json_(grammar), root_(root) {}
+  SchemaCompiler(Grammar& grammar, const json& root)
+      : g_(grammar),
+        json_(grammar),
+        integers_(grammar, NumberRange::Kind::integer),
+        numbers_(grammar, NumberRange::Kind::number),
+        root_(root) {}
 
   Node run() {
     const Node start = rule_of(root_, "#");
@@ -151,6 +158,7 @@ class SchemaCompiler {
       if (about(kObject)) types.push_back("object");
       if (about(kArray)) types.push_back("array");
       if (about(kString)) types.push_back("string");
+      if (about(kNumber)) types.push_back("number");
       return types.empty() ? kAll : types;
     }
     const json& named = schema["type"];
@@ -176,12 +184,13 @@ class SchemaCompiler {
     allow_if("object", kObject);
     allow_if("array", kArray);
     allow_if("string", kString);
+    allow_if(contains(types, "number") ? "number" : "integer", kNumber);
     allow(task, allowed);
     if (contains(types, "object")) build_object(task);
     if (contains(types, "array")) build_array(task);
     if (contains(types, "string")) build_string(task);
-    if (contains(types, "number")) g_.call(task.start, json_.number(), kEnd);
-    else if (contains(types, "integer")) g_.call(task.start, json_.integer(), kEnd);
+    if (contains(types, "number")) build_number(task, numbers_);
+    else if (contains(types, "integer")) build_number(task, integers_);
     if (contains(types, "boolean")) json_.add_words(task.start, {"true", "false"}, kEnd);
     if (contains(types, "null")) json_.add_words(task.start, {"null"}, kEnd);
   }
@@ -293,6 +302,33 @@ class SchemaCompiler {
     }
   }
 
+  void build_number(const Task& task, NumberRange& range) {
+    const std::optional<Bound> low = number_bound(task, "minimum", "exclusiveMinimum", range.kind()),
+                               high = number_bound(task, "maximum", "exclusiveMaximum", range.kind());
+    const bool integer = range.kind() == NumberRange::Kind::integer;
+    g_.call(task.start, low || high ? range.between(low, high) : integer ? json_.integer() : json_.number(), kEnd);
+  }
+
+  // The narrower of two keywords, which both bound numbers from the same side.
+  std::optional<Bound> number_bound(const Task& task, const char* closed, const char* open, NumberRange::Kind kind) {
+    std::optional<Bound> out;
+    for (const char* keyword : {closed, open}) {
+      if (!task.schema->contains(keyword)) continue;
+      const json& number = (*task.schema)[keyword];
+      const std::string path = task.path + "/" + keyword;
+      expect(number.is_number(), number, path, "a number");
+      const Bound bound{Decimal::parse(number.dump()), keyword == open};
+      const bool low = std::string_view(closed) == "minimum";
+      const size_t most = NumberRange::most_digits(kind);
+      if (bound.value.whole.size() > most && bound.value.negative != low)
+        throw Unsupported(cat(printable(path, 200), ": expected a bound that numbers of ", most, " digits keep, got ",
+                              printable(number.dump(), 60)));
+      const bool narrower = !out || (low ? !(bound.value < out->value) : !(out->value < bound.value));
+      if (narrower) out = bound;
+    }
+    return out;
+  }
+
   void build_string(const Task& task) {
     const auto [min, max] = bounds(task, "minLength", "maxLength");
     if (min == 0 && !max) return g_.call(task.start, json_.string(), kEnd);
@@ -323,6 +359,7 @@ class SchemaCompiler {
 
   Grammar& g_;
   JsonGrammar json_;
+  NumberRange integers_, numbers_;
   const json& root_;
   std::unordered_map<const json*, Node> rules_;
   std::deque<Task> pending_;
