@@ -1,35 +1,83 @@
-# The CUDA backend: off by default, and absent without nvcc. Kernels are compiled for Hopper (sm_90a) alone.
-#   linnet_cuda               static library of the kernels
-#   linear_attn_sm90_{,decode_}check
-#                             check them against the definition in double and, with `bench`, time them. Need the GPU.
-option(LINNET_CUDA "Build the CUDA kernels (Hopper)" OFF)
+# The CUDA module: liblinnet_cuda.so with all kernels, which the program opens when it is asked for a device. The program itself
+# neither links nor includes CUDA. Kernels are compiled for Hopper (sm_90a) alone.
+#   LINNET_CUDA   AUTO: built when there is an nvcc that can compile it, and no sanitizer; ON: must be built; OFF
+# Sources, by file name: src/ops/*/*_sm90*.cu, src/ops/*/*_cuda*.cu, and the module's own src/*/*_cuda.cu. X_check.cu is a program, with
+# X_bench*.cu and X_case*.cu: it checks kernels against their definition and times them. Needs the GPU; built when asked for.
+set(LINNET_CUDA AUTO CACHE STRING "Build the CUDA module (Hopper): AUTO, ON or OFF")
+set_property(CACHE LINNET_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(LINNET_CUDA_BUILT OFF)
+
+# No module: an error where it must be built, else a line.
+macro(linnet_no_cuda reason)
+  if(NOT LINNET_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "LINNET_CUDA: ${reason}")
+  endif()
+  message(STATUS "CUDA module: not built: ${reason}")
+  return()
+endmacro()
+
 if(NOT LINNET_CUDA)
   return()
 endif()
-
+if(LINNET_CUDA STREQUAL "AUTO" AND (LINNET_SANITIZE OR LINNET_FUZZERS))
+  linnet_no_cuda("a build with sanitizers")
+endif()
+if(NOT CMAKE_CUDA_COMPILER)
+  find_program(NVCC nvcc PATHS /usr/local/cuda/bin NO_CACHE)
+  if(NOT NVCC)
+    linnet_no_cuda("expected nvcc 12.9 or newer on PATH or in /usr/local/cuda/bin, found none")
+  endif()
+  if(NOT DEFINED ENV{CUDACXX})
+    set(ENV{CUDACXX} ${NVCC})
+  endif()
+  unset(CMAKE_CUDA_COMPILER CACHE)  # one that failed before is tried again
+endif()
+set(CMAKE_CUDA_ARCHITECTURES OFF)
 include(CheckLanguage)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
-  message(FATAL_ERROR "LINNET_CUDA: expected nvcc 12.9 or newer on PATH, found none")
+  linnet_no_cuda("nvcc cannot compile with this compiler for C++ (CMakeFiles/CMakeError.log)")
 endif()
-set(CMAKE_CUDA_ARCHITECTURES OFF)
 enable_language(CUDA)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.9)
+  linnet_no_cuda("expected nvcc 12.9 or newer, got ${CMAKE_CUDA_COMPILER_VERSION}")
+endif()
+set(LINNET_CUDA_BUILT ON)
 set(CMAKE_CUDA_STANDARD_DEFAULT "")
 unset(CMAKE_CUDA_STANDARD)
+if(CCACHE)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+endif()
 
-add_library(linnet_cuda STATIC
-  src/ops/linear_attn/linear_attn_sm90_prep.cu
-  src/ops/linear_attn/linear_attn_sm90_scan.cu
-  src/ops/linear_attn/linear_attn_sm90_decode.cu)
-target_include_directories(linnet_cuda PUBLIC src)
 # The C++ flags of the host build are not nvcc's; the standard is given directly because CMake 3.25 does not know CUDA 13's.
-set_property(TARGET linnet_cuda PROPERTY COMPILE_OPTIONS "")
-target_compile_options(linnet_cuda PUBLIC -std=c++20 -gencode=arch=compute_90a,code=sm_90a -lineinfo)
+# -v: the build's output tells registers, spills and stack of each kernel, for tools/check_kernels.py.
+function(linnet_cuda_target name)
+  set_property(TARGET ${name} PROPERTY COMPILE_OPTIONS "")
+  set_property(TARGET ${name} PROPERTY POSITION_INDEPENDENT_CODE ON)
+  set_property(TARGET ${name} PROPERTY CUDA_RUNTIME_LIBRARY Static)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+  target_compile_options(${name} PRIVATE -std=c++20 -gencode=arch=compute_90a,code=sm_90a -lineinfo -Xptxas=-v
+                         -Xcompiler=-Wall,-fvisibility=hidden)
+endfunction()
 
-foreach(part "" decode_)
-  add_executable(linear_attn_sm90_${part}check
-    src/ops/linear_attn/linear_attn_sm90_${part}check.cu
-    src/ops/linear_attn/linear_attn_sm90_${part}bench.cu)
-  set_property(TARGET linear_attn_sm90_${part}check PROPERTY COMPILE_OPTIONS "")
-  target_link_libraries(linear_attn_sm90_${part}check PRIVATE linnet_cuda Threads::Threads)
+file(GLOB cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/ops/*/*_sm90*.cu ${PROJECT_SOURCE_DIR}/src/ops/*/*_cuda*.cu)
+file(GLOB cuda_module_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/*/*_cuda.cu)
+set(cuda_checks ${cuda_sources})
+list(FILTER cuda_sources EXCLUDE REGEX "_(check|bench|case)[^/]*\\.cu$")
+list(FILTER cuda_checks INCLUDE REGEX "_check\\.cu$")
+
+add_library(linnet_cuda_kernels OBJECT ${cuda_sources})
+linnet_cuda_target(linnet_cuda_kernels)
+add_library(linnet_cuda MODULE ${cuda_module_sources} $<TARGET_OBJECTS:linnet_cuda_kernels>)
+linnet_cuda_target(linnet_cuda)
+target_link_options(linnet_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)
+add_dependencies(linnet linnet_cuda)
+
+foreach(source ${cuda_checks})
+  string(REGEX REPLACE "_check\\.cu$" "" stem ${source})
+  get_filename_component(program ${source} NAME_WE)
+  file(GLOB parts CONFIGURE_DEPENDS ${stem}_bench*.cu ${stem}_case*.cu)
+  add_executable(${program} EXCLUDE_FROM_ALL ${source} ${parts} $<TARGET_OBJECTS:linnet_cuda_kernels>)
+  linnet_cuda_target(${program})
+  target_link_libraries(${program} PRIVATE Threads::Threads)
 endforeach()

@@ -1,5 +1,8 @@
 # What is installed, and the Debian package of it: cpack --config build/release/CPackConfig.cmake
 install(TARGETS linnet COMPONENT runtime)
+if(LINNET_CUDA_BUILT)  # opened when a device is asked for: the package does not depend on CUDA
+  install(TARGETS linnet_cuda LIBRARY DESTINATION lib/linnet COMPONENT runtime)
+endif()
 install(FILES README.md DESTINATION share/doc/linnet COMPONENT runtime)
 install(FILES LICENSE DESTINATION share/doc/linnet RENAME copyright COMPONENT runtime)
 install(DIRECTORY docs DESTINATION share/doc/linnet COMPONENT runtime FILES_MATCHING PATTERN "*.md")
