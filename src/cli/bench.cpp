@@ -1,9 +1,9 @@
 #include "cli/bench.h"
 
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "cli/bench_measure.h"
+#include "cli/formatted.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/trace_table.h"
@@ -22,16 +22,6 @@ struct Machine {
   const char* isa;
   int threads;
 };
-
-template <class... Values>
-std::string formatted(const char* format, Values... values) {
-  char text[240];
-  std::snprintf(text, sizeof text, format, values...);
-  return text;
-}
-
-std::string count(int64_t n) { return count_text(static_cast<uint64_t>(n)); }
-std::string size(int64_t bytes) { return bytes_text(static_cast<uint64_t>(bytes)); }
 
 std::string speed_rows(const BenchResult& r) {
   std::string out = "ratio  what        depth  tokens  tokens/s      median  low..high               floor\n";

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "cli/formatted.h"
 #include "core/errors.h"
 #include "core/text.h"
 
@@ -13,15 +13,6 @@ namespace linnet::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-template <class... Values>
-std::string formatted(const char* format, Values... values) {
-  char text[240];
-  std::snprintf(text, sizeof text, format, values...);
-  return text;
-}
-
-std::string count(int64_t n) { return count_text(static_cast<uint64_t>(n)); }
 
 // Seconds per token after the first; nothing for a reply of one token.
 std::optional<double> tpot(const Sample& s) {

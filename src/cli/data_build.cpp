@@ -1,7 +1,6 @@
 #include "cli/data_build.h"
 
-#include <cstdio>
-
+#include "cli/formatted.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "core/errors.h"
@@ -13,14 +12,11 @@ namespace linnet::cli {
 namespace {
 
 std::string row(const std::string& name, const train::ManifestSplit (&splits)[train::kSplits]) {
-  char text[200];
   const int64_t tokens = splits[0].tokens + splits[1].tokens, bytes = splits[0].bytes + splits[1].bytes;
-  const auto count = [](int64_t n) { return count_text(static_cast<uint64_t>(n)); };
-  std::snprintf(text, sizeof text, "%-20s %12s %14s %14s %13.3f %12s %14s\n", name.c_str(),
-                count(splits[0].documents + splits[1].documents).c_str(), count(bytes).c_str(), count(tokens).c_str(),
-                tokens > 0 ? static_cast<double>(bytes) / static_cast<double>(tokens) : 0.0,
-                count(splits[1].documents).c_str(), count(splits[1].tokens).c_str());
-  return text;
+  return formatted("%-20s %12s %14s %14s %13.3f %12s %14s\n", name.c_str(),
+                   count(splits[0].documents + splits[1].documents).c_str(), count(bytes).c_str(),
+                   count(tokens).c_str(), tokens > 0 ? static_cast<double>(bytes) / static_cast<double>(tokens) : 0.0,
+                   count(splits[1].documents).c_str(), count(splits[1].tokens).c_str());
 }
 
 std::string table(const train::ShardManifest& manifest) {

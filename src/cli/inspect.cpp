@@ -1,10 +1,10 @@
 #include "cli/inspect.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "cli/formatted.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "core/errors.h"
@@ -88,15 +88,8 @@ std::string list_text(const std::vector<int64_t>& numbers) {
   return text;
 }
 
-std::string size(int64_t bytes) { return bytes_text(static_cast<uint64_t>(bytes)); }
-std::string count(int64_t n) { return count_text(static_cast<uint64_t>(n)); }
-
 // "name            value"
-std::string line(const char* name, const std::string& value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%-16s", name);
-  return cat(text, value, "\n");
-}
+std::string line(const char* name, const std::string& value) { return cat(formatted("%-16s", name), value, "\n"); }
 
 std::string architecture_lines(const ModelConfig& c) {
   std::string text = line("model", cat("Kimi Linear, ", c.n_layers(), " layers, hidden ", c.hidden, ", vocabulary ",
@@ -123,10 +116,9 @@ std::string architecture_lines(const ModelConfig& c) {
 std::string parameter_lines(const Facts& facts) {
   std::string text = "\nparameters                     total    active per token         bytes\n";
   const auto row = [&](const char* name, const ParameterCounts::Count& c) {
-    char line[160];
-    std::snprintf(line, sizeof line, "%-20s %15s %19s %13s\n", name, count(c.parameters).c_str(),
-                  count(c.active_parameters).c_str(), size(c.bytes).c_str());
-    if (c.parameters > 0) text += line;
+    if (c.parameters > 0)
+      text += formatted("%-20s %15s %19s %13s\n", name, count(c.parameters).c_str(), count(c.active_parameters).c_str(),
+                        size(c.bytes).c_str());
   };
   for (int g = 0; g < model::kParameterGroups; ++g) {
     const auto group = static_cast<model::ParameterGroup>(g);

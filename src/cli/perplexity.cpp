@@ -1,10 +1,10 @@
 #include "cli/perplexity.h"
 
 #include <cmath>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <numbers>
 
+#include "cli/formatted.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "core/errors.h"
@@ -34,33 +34,24 @@ struct Results {
 
 std::string table(const Results& results, const std::vector<std::string>& groups) {
   const Result& r = results.all;
-  char text[200];
-  std::snprintf(text, sizeof text, "tokens          %s\nloss            %.4f nats a token\nperplexity      %.4f\n",
-                count_text(static_cast<uint64_t>(r.score.all.tokens)).c_str(), r.score.all.mean(),
-                std::exp(r.score.all.mean()));
-  std::string out = text;
-  if (r.bytes > 0) {
-    std::snprintf(text, sizeof text, "bits per byte   %.4f\n", r.bits_per_byte());
-    out += text;
-  }
+  std::string out = formatted("tokens          %s\nloss            %.4f nats a token\nperplexity      %.4f\n",
+                              count(r.score.all.tokens).c_str(), r.score.all.mean(), std::exp(r.score.all.mean()));
+  if (r.bytes > 0) out += formatted("bits per byte   %.4f\n", r.bits_per_byte());
   out += "\ntokens before         tokens      loss   perplexity\n";
   for (int b = 0; b < runtime::Score::kBuckets; ++b) {
     const runtime::Score::Sum& sum = r.score.by_position[static_cast<size_t>(b)];
     if (sum.tokens == 0) continue;
     const std::string range = cat(runtime::Score::bucket_begin(b), " to ", runtime::Score::bucket_begin(b + 1) - 1);
-    std::snprintf(text, sizeof text, "%-16s %11s %9.4f %12.4f\n", range.c_str(),
-                  count_text(static_cast<uint64_t>(sum.tokens)).c_str(), sum.mean(), std::exp(sum.mean()));
-    out += text;
+    out += formatted("%-16s %11s %9.4f %12.4f\n", range.c_str(), count(sum.tokens).c_str(), sum.mean(),
+                     std::exp(sum.mean()));
   }
   if (groups.size() < 2) return out;
   out += "\nsource                tokens      loss   bits per byte\n";
   for (size_t g = 0; g < groups.size(); ++g) {
     const Result& group = results.by_group[g];
     if (group.score.all.tokens == 0) continue;
-    std::snprintf(text, sizeof text, "%-16.100s %11s %9.4f %15.4f\n", groups[g].c_str(),
-                  count_text(static_cast<uint64_t>(group.score.all.tokens)).c_str(), group.score.all.mean(),
-                  group.bits_per_byte());
-    out += text;
+    out += formatted("%-16.100s %11s %9.4f %15.4f\n", groups[g].c_str(), count(group.score.all.tokens).c_str(),
+                     group.score.all.mean(), group.bits_per_byte());
   }
   return out;
 }

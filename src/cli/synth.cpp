@@ -1,5 +1,6 @@
 #include "cli/synth.h"
 
+#include "cli/formatted.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "core/errors.h"
@@ -35,8 +36,8 @@ int run_synth(const SynthArgs& args) {
       model::write_synthetic_checkpoint(args.out, config, {.seed = args.seed, .max_shard_bytes = args.max_shard_bytes},
                                         pool, [&](int64_t done, int64_t total) { progress.update(done, total); });
   progress.erase();
-  note(cat(args.out.string(), ": ", count_text(static_cast<uint64_t>(result.n_parameters)), " parameters in ",
-           result.n_tensors, " tensors, ", bytes_text(static_cast<uint64_t>(result.n_bytes)),
+  note(cat(args.out.string(), ": ", count(result.n_parameters), " parameters in ", result.n_tensors, " tensors, ",
+           size(result.n_bytes),
            result.has_tokenizer ? "" : "; no tokenizer: the vocabulary is smaller than the 256 bytes"));
   return 0;
 }

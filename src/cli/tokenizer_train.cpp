@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "cli/formatted.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "core/errors.h"
@@ -39,11 +40,9 @@ int run_tokenizer_train(const TokenizerTrainArgs& args) {
   train::write_tokenizer(args.out, result.tokens);
 
   const auto n_ranks = static_cast<int64_t>(result.tokens.size());
-  note(cat(args.out.string(), ": ", count_text(static_cast<uint64_t>(n_ranks)), " tokens and ", train::kSpecialRows,
-           " special tokens: vocab_size ", n_ranks + train::kSpecialRows, ", from ",
-           count_text(static_cast<uint64_t>(result.n_documents)), " documents, ",
-           bytes_text(static_cast<uint64_t>(result.n_bytes)), ", ", count_text(static_cast<uint64_t>(result.n_pieces)),
-           " different pieces"));
+  note(cat(args.out.string(), ": ", count(n_ranks), " tokens and ", train::kSpecialRows, " special tokens: vocab_size ",
+           n_ranks + train::kSpecialRows, ", from ", count(result.n_documents), " documents, ", size(result.n_bytes),
+           ", ", count(result.n_pieces), " different pieces"));
   if (n_ranks + train::kSpecialRows < args.vocab_size)
     note(cat("fewer than the ", args.vocab_size, " asked for: nothing else occurs ", args.min_count, " times"));
   if (result.n_prunings > 0)

@@ -10,6 +10,7 @@
 
 #include "core/rng.h"
 #include "ops/activation/activation_bwd.h"
+#include "ops/bench_support.h"
 #include "ops/moe/moe_bwd.h"
 #include "ops/norm/norm_bwd.h"
 #include "ops/short_conv/short_conv_bwd.h"
@@ -23,11 +24,6 @@ double thread_seconds() {
   timespec t;
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
 }
 
 // Random matrices, made one after another.

@@ -2,30 +2,15 @@
 // with ratio = (time of 3 products of N x V x C at that rate) / time.
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <vector>
 
-#include "core/rng.h"
+#include "ops/bench_support.h"
 #include "ops/cross_entropy/cross_entropy.h"
 #include "ops/gemm/gemm_rates.h"
 
 namespace linnet::ops {
 namespace {
-
-std::vector<float> random_values(int64_t n, uint64_t seed) {
-  std::vector<float> values(static_cast<size_t>(n));
-  const Rng rng(seed);
-  for (int64_t i = 0; i < n; ++i)
-    values[static_cast<size_t>(i)] = static_cast<float>(2 * rng.uniform(static_cast<uint64_t>(i)) - 1);
-  return values;
-}
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
 
 void cross_entropy(benchmark::State& state) {
   const int64_t N = state.range(1), C = state.range(2), V = state.range(3);
@@ -49,9 +34,7 @@ void cross_entropy(benchmark::State& state) {
   const double flop = 3 * 2.0 * static_cast<double>(N * C * V);
   for (auto _ : state) {
     const double least = flop / measure_gemm_rate(pool, DType::bf16);
-    const auto start = std::chrono::steady_clock::now();
-    plan.run(a, exec);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds = seconds_of([&] { plan.run(a, exec); }).wall;
     state.SetIterationTime(seconds);
     ratios.push_back(least / seconds);
   }

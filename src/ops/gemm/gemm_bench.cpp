@@ -5,28 +5,16 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <vector>
 
 #include "core/rng.h"
+#include "ops/bench_support.h"
 #include "ops/gemm/gemm.h"
 #include "ops/gemm/gemm_rates.h"
 
 namespace linnet::ops {
 namespace {
-
-template <class F>
-double seconds_of(const F& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
 
 // Twelve independent chains of one instruction, operands in registers that start as zero; returns the flop done.
 // Assembly, because a compiler may merge, reorder or spill chains of intrinsics.
@@ -77,10 +65,10 @@ Peak peak_of(DType weights) {
 double measure_flop_rate(ThreadPool& pool, const Peak& peak) {
   std::vector<double> flop(static_cast<size_t>(pool.size()));
   const double seconds = seconds_of([&] {
-    pool.parallel_for(pool.size(), 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) flop[static_cast<size_t>(i)] = peak.run();
-    });
-  });
+                           pool.parallel_for(pool.size(), 1, [&](int64_t begin, int64_t end, int) {
+                             for (int64_t i = begin; i < end; ++i) flop[static_cast<size_t>(i)] = peak.run();
+                           });
+                         }).wall;
   double sum = 0;
   for (double f : flop) sum += f;
   return sum / seconds;
@@ -157,7 +145,7 @@ void against_floor(benchmark::State& state, const Batch& batch, const char* boun
   std::vector<double> ratios, times;
   for (auto _ : state) {
     const double least = floor(pool);
-    times.push_back(seconds_of([&] { plan.run(args, exec); }));
+    times.push_back(seconds_of([&] { plan.run(args, exec); }).wall);
     state.SetIterationTime(times.back());
     ratios.push_back(least / times.back());
   }

@@ -3,35 +3,14 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <vector>
 
-#include "core/rng.h"
+#include "ops/bench_support.h"
 #include "ops/gemm/gemm_bwd.h"
 
 namespace linnet::ops {
 namespace {
-
-template <class F>
-double seconds_of(const F& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
-
-std::vector<float> random_values(int64_t n, uint64_t seed) {
-  std::vector<float> values(static_cast<size_t>(n));
-  const Rng rng(seed);
-  for (int64_t i = 0; i < n; ++i)
-    values[static_cast<size_t>(i)] = static_cast<float>(2 * rng.uniform(static_cast<uint64_t>(i)) - 1);
-  return values;
-}
 
 // `count` products of M tokens each against weights of their own; with gathered rows, from a pool of 4096 tokens.
 struct Products {
@@ -80,9 +59,9 @@ void compare(benchmark::State& state, const Products& p, int n_threads) {
   const Exec exec{pool, workspace};
   std::vector<double> dx_ratios, dw_ratios, times;
   const auto run = [&] {
-    times.push_back(seconds_of([&] { plan.run(forward, exec); }));
-    dx_ratios.push_back(times.back() / seconds_of([&] { plan_dx.run(dx, exec); }));
-    dw_ratios.push_back(times.back() / seconds_of([&] { plan_dw.run(dw, exec); }));
+    times.push_back(seconds_of([&] { plan.run(forward, exec); }).wall);
+    dx_ratios.push_back(times.back() / seconds_of([&] { plan_dx.run(dx, exec); }).wall);
+    dw_ratios.push_back(times.back() / seconds_of([&] { plan_dw.run(dw, exec); }).wall);
   };
   run();
   times.clear(), dx_ratios.clear(), dw_ratios.clear();

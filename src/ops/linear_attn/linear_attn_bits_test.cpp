@@ -11,8 +11,6 @@ namespace {
 
 using ops::Decay;
 
-constexpr Decay kDecays[] = {Decay::none, Decay::per_head, Decay::per_token, Decay::per_channel};
-
 void fill_row(const OwnedTensor& t, int64_t n, float value) {
   if (!t.view()) return;
   for (int64_t i = 0; i < t.view()[1]; ++i) t.view().row<float>(n)[i] = value;

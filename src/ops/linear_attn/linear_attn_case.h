@@ -26,6 +26,11 @@ enum class Gate {
 enum class Keys { random, identical, some_zero };  // l2-normalised; identical: all tokens; some_zero: every third token
 enum class Beta { random, absent, zero, one };
 
+constexpr ops::Decay kDecays[] = {ops::Decay::none, ops::Decay::per_head, ops::Decay::per_token,
+                                  ops::Decay::per_channel};
+constexpr Gate kGates[] = {Gate::zero,  Gate::weak,  Gate::softplus, Gate::strong,
+                           Gate::mixed, Gate::cliff, Gate::minus_inf};
+
 struct CaseSpec {
   std::vector<int> lengths = {200};  // tokens of each sequence
   int64_t H = 2, Hk = 1, Dk = 24, Dv = 20;

@@ -5,9 +5,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <ctime>
 #include <numeric>
 #include <vector>
 
@@ -44,6 +42,7 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include "core/rng.h"
+#include "ops/bench_support.h"
 #include "ops/linear_attn/linear_attn.h"
 
 namespace linnet::ops {
@@ -51,29 +50,6 @@ namespace {
 HWY_EXPORT(multiply_adds);
 
 constexpr int64_t kHeads = 8, kD = 128, kWidth = kHeads * kD;
-
-struct Seconds {
-  double wall, cpu;  // cpu: of all threads together
-};
-
-double cpu_seconds() {
-  timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
-template <class F>
-Seconds seconds_of(F&& f) {
-  const auto start = std::chrono::steady_clock::now();
-  const double cpu = cpu_seconds();
-  f();
-  return {std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), cpu_seconds() - cpu};
-}
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
 
 // The time of `flop` multiply-adds by all threads together, from a few milliseconds of them.
 Seconds multiply_add_floor(ThreadPool& pool, double flop) {

@@ -5,41 +5,17 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <ctime>
 #include <vector>
 
 #include "core/rng.h"
+#include "ops/bench_support.h"
 #include "ops/linear_attn/linear_attn_bwd.h"
 
 namespace linnet::ops {
 namespace {
 
 constexpr int64_t kHeads = 8, kTokens = 1024;
-
-struct Seconds {
-  double wall, cpu;  // cpu: of all threads together
-};
-
-double cpu_seconds() {
-  timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
-template <class F>
-Seconds seconds_of(F&& f) {
-  const auto start = std::chrono::steady_clock::now();
-  const double cpu = cpu_seconds();
-  f();
-  return {std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), cpu_seconds() - cpu};
-}
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
 
 // About kTokens tokens, in sequences of T.
 struct Problem {

@@ -10,9 +10,6 @@ namespace {
 
 using ops::Decay;
 
-constexpr Decay kDecays[] = {Decay::none, Decay::per_head, Decay::per_token, Decay::per_channel};
-constexpr Gate kGates[] = {Gate::zero,  Gate::weak,  Gate::softplus, Gate::strong,
-                           Gate::mixed, Gate::cliff, Gate::minus_inf};
 const std::vector<int> kLengths = {0,  1,  2,  3,  7,  8,   9, 15,  16,  17,  31,  32, 33,
                                    63, 64, 65, 72, 73, 127, 0, 128, 129, 136, 137, 200};
 

@@ -3,7 +3,6 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #undef HWY_TARGET_INCLUDE
@@ -49,6 +48,7 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include "core/rng.h"
+#include "ops/bench_support.h"
 #include "ops/mla/mla.h"
 
 namespace linnet::ops {
@@ -58,26 +58,19 @@ HWY_EXPORT(read_all);
 
 constexpr int64_t kHeads = 8, kDn = 128, kDr = 64, kDv = 128, kR = 512, kRow = kR + kDr;
 
-template <class F>
-double seconds_of(F&& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 // Flop a second of all threads together, over about 4 ms.
 double measure_flop_rate(ThreadPool& pool) {
   std::vector<double> flop(static_cast<size_t>(pool.size()));
   const double seconds = seconds_of([&] {
-    pool.parallel_for(pool.size(), 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) {
-        float sink[12 * 16];
-        for (int j = 0; j < 12 * 16; ++j) sink[j] = static_cast<float>(j);
-        flop[static_cast<size_t>(i)] = HWY_DYNAMIC_DISPATCH(multiply_add)(2'000'000, sink);
-        benchmark::DoNotOptimize(sink);
-      }
-    });
-  });
+                           pool.parallel_for(pool.size(), 1, [&](int64_t begin, int64_t end, int) {
+                             for (int64_t i = begin; i < end; ++i) {
+                               float sink[12 * 16];
+                               for (int j = 0; j < 12 * 16; ++j) sink[j] = static_cast<float>(j);
+                               flop[static_cast<size_t>(i)] = HWY_DYNAMIC_DISPATCH(multiply_add)(2'000'000, sink);
+                               benchmark::DoNotOptimize(sink);
+                             }
+                           });
+                         }).wall;
   double sum = 0;
   for (double f : flop) sum += f;
   return sum / seconds;
@@ -86,10 +79,12 @@ double measure_flop_rate(ThreadPool& pool) {
 double measure_read_seconds(ThreadPool& pool, const void* memory, int64_t bytes) {
   const int64_t floats = bytes / 4, piece = 1 << 16;
   return seconds_of([&] {
-    pool.parallel_for(floats, piece, [&](int64_t begin, int64_t end, int) {
-      benchmark::DoNotOptimize(HWY_DYNAMIC_DISPATCH(read_all)(static_cast<const float*>(memory) + begin, end - begin));
-    });
-  });
+           pool.parallel_for(floats, piece, [&](int64_t begin, int64_t end, int) {
+             benchmark::DoNotOptimize(
+                 HWY_DYNAMIC_DISPATCH(read_all)(static_cast<const float*>(memory) + begin, end - begin));
+           });
+         })
+      .wall;
 }
 
 struct Problem {
@@ -134,11 +129,6 @@ struct Problem {
   }
 };
 
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
-
 // Runs the op once an iteration, its floor just before it; floor(flop_rate) returns seconds.
 template <class Floor>
 void against_floor(benchmark::State& state, Problem& problem, const char* bound, Floor&& floor) {
@@ -150,7 +140,7 @@ void against_floor(benchmark::State& state, Problem& problem, const char* bound,
   std::vector<double> ratios, floors;
   for (auto _ : state) {
     floors.push_back(floor(pool));
-    const double seconds = seconds_of([&] { plan.run(problem.args, exec); });
+    const double seconds = seconds_of([&] { plan.run(problem.args, exec); }).wall;
     state.SetIterationTime(seconds);
     ratios.push_back(floors.back() / seconds);
   }

@@ -3,29 +3,15 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <vector>
 
-#include "core/rng.h"
+#include "ops/bench_support.h"
 #include "ops/gemm/gemm_rates.h"
 #include "ops/optim/optim.h"
 
 namespace linnet::ops {
 namespace {
-
-std::vector<float> random_values(int64_t n, uint64_t seed) {
-  std::vector<float> values(static_cast<size_t>(n));
-  const Rng rng(seed);
-  for (int64_t i = 0; i < n; ++i)
-    values[static_cast<size_t>(i)] = static_cast<float>(2 * rng.uniform(static_cast<uint64_t>(i)) - 1);
-  return values;
-}
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
 
 template <class Floor, class F>
 void against(benchmark::State& state, const Floor& floor, const F& f, const char* bound) {
@@ -33,9 +19,7 @@ void against(benchmark::State& state, const Floor& floor, const F& f, const char
   std::vector<double> ratios;
   for (auto _ : state) {
     const double least = floor();
-    const auto start = std::chrono::steady_clock::now();
-    f();
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds = seconds_of(f).wall;
     state.SetIterationTime(seconds);
     ratios.push_back(least / seconds);
   }
