@@ -32,7 +32,7 @@ PrefixCache::~PrefixCache() { clear(); }
 void PrefixCache::clear() {
   for (auto& [hash, node] : nodes_)
     if (node.rows) node.rows.unmark_idle();
-  nodes_.clear(), states_.clear();
+  states_.clear(), nodes_.clear();
 }
 
 uint64_t PrefixCache::hash_of(const Node* parent, Block block) const {
@@ -56,8 +56,26 @@ PrefixCache::Node* PrefixCache::add(Node* parent, Block block, const StateBlock&
   std::copy(block.begin(), block.end(), node.tokens.begin());
   node.rows = rows;
   if (node.rows) node.rows.mark_idle();
-  if (parent) ++parent->children;
+  if (parent) link(node);
   return &node;
+}
+
+// Of blocks with one child and without state the worth of the state behind them depends: whether they would go with it.
+void PrefixCache::link(Node& child) {
+  Node& parent = *child.parent;
+  child.next = parent.first_child;
+  if (child.next) child.next->previous = &child;
+  if (++parent.children == 1 && parent.sequence) rank_again(parent);
+  if (parent.children == 2) rank_chain(parent);
+  parent.first_child = &child;
+}
+
+void PrefixCache::unlink(Node& child) {
+  Node& parent = *child.parent;
+  (child.previous ? child.previous->next : parent.first_child) = child.next;
+  if (child.next) child.next->previous = child.previous;
+  if (--parent.children == 0 && parent.sequence) rank_again(parent);
+  if (parent.children == 1) rank_chain(parent);
 }
 
 PrefixCache::Node* PrefixCache::longest(std::span<const int32_t> tokens) const {
@@ -86,8 +104,8 @@ int64_t PrefixCache::restore(std::span<const int32_t> tokens, StateSlot& slot) {
   Node* const best = longest(tokens.first(tokens.size() - 1));
   const int64_t n = assign(best, slot);
   if (n == 0) return ++stats_.misses, 0;
-  touch(*best);
-  ++best->uses, ++stats_.hits, stats_.tokens_saved += n;
+  use(*best, 1);
+  ++stats_.hits, stats_.tokens_saved += n;
   return n;
 }
 
@@ -119,7 +137,7 @@ void PrefixCache::insert(std::span<const int32_t> tokens, const StateSlot& slot)
                               " in the slot, ", slot.n_tentative(), " of them tentative"));
   make_room(0);
   if (Node* known = find_all(tokens); known && known->sequence) {
-    touch(*known);
+    use(*known, 0);
     return;
   }
   const size_t needed = pool_.sequence_bytes();  // the rows are the slot's as well
@@ -153,27 +171,64 @@ PrefixCache::Node* PrefixCache::find_all(std::span<const int32_t> tokens) const 
 }
 
 void PrefixCache::put_state(Node& node, SequenceState sequence) {
-  states_.push_back(&node);
+  node.uses = 0;
+  use(node, 1);
   node.sequence = std::move(sequence);
-  node.position = states_.size() - 1;
-  node.uses = 1;
-  touch(node);
+  rank_below(node);
   ++stats_.insertions;
 }
 
-void PrefixCache::touch(Node& node) { node.age = clock_, node.last_use = ++n_touches_; }
-
 void PrefixCache::drop_state(Node& node) {
+  states_.erase(&node);
   node.sequence = {};
-  states_[node.position] = states_.back();
-  states_[node.position]->position = node.position;
-  states_.pop_back();
+  rank_below(node);
+}
+
+void PrefixCache::use(Node& node, int64_t times) {
+  auto place = states_.extract(&node);
+  node.uses += times, node.age = clock_, node.last_use = ++n_touches_;
+  node.rank = worth(node);
+  if (place.empty()) states_.insert(&node);
+  else states_.insert(std::move(place));
+}
+
+void PrefixCache::rank_again(Node& node) {
+  auto place = states_.extract(&node);
+  node.rank = worth(node);
+  states_.insert(std::move(place));
+}
+
+// The states behind this block, as far as no other lies between.
+void PrefixCache::rank_below(const Node& node) {
+  for (Node* at = node.first_child; at;) {
+    if (at->sequence) rank_again(*at);
+    else if (at->first_child) {
+      at = at->first_child;
+      continue;
+    }
+    while (!at->next) {
+      at = at->parent;
+      if (at == &node) return;
+    }
+    at = at->next;
+  }
+}
+
+// The state behind the first child, if nothing branches off before it.
+void PrefixCache::rank_chain(const Node& parent) {
+  Node* at = parent.first_child;
+  while (!at->sequence && at->children == 1) at = at->first_child;
+  if (at->sequence) rank_again(*at);
+}
+
+bool PrefixCache::ranks_hold() const {
+  return std::all_of(states_.begin(), states_.end(), [&](const Node* node) { return node->rank == worth(*node); });
 }
 
 void PrefixCache::drop_leaves(Node* node) {
   while (node && !node->sequence && node->children == 0) {
     Node* const parent = node->parent;
-    if (parent) --parent->children;
+    if (parent) unlink(*node);
     if (node->rows) node->rows.unmark_idle();
     auto at = nodes_.equal_range(node->hash).first;
     while (&at->second != node) ++at;
@@ -197,16 +252,11 @@ double PrefixCache::worth(const Node& node) const {
 }
 
 bool PrefixCache::evict_one(const Node* but) {
-  Node* least = nullptr;
-  double worth_of_least = 0;
-  for (Node* node : states_) {
-    if (node == but) continue;
-    const double own = worth(*node);
-    if (least && (own > worth_of_least || (own == worth_of_least && node->last_use > least->last_use))) continue;
-    least = node, worth_of_least = own;
-  }
-  if (!least) return false;
-  clock_ = std::max(clock_, worth_of_least);
+  auto first = states_.begin();
+  if (first != states_.end() && *first == but) ++first;
+  if (first == states_.end()) return false;
+  Node* const least = *first;
+  clock_ = std::max(clock_, least->rank);
   drop_state(*least);
   drop_leaves(least);
   ++stats_.evictions;

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <set>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -63,6 +64,8 @@ class PrefixCache {
   size_t capacity() const { return capacity_; }
   PrefixCacheStats stats() const;
 
+  bool ranks_hold() const;  // for tests: whether every state is ranked by what it is worth now
+
  private:
   // A block of tokens behind those of its parents. Every leaf has a state.
   struct Node {
@@ -73,10 +76,16 @@ class PrefixCache {
     StateBlock rows;         // none when no state is per token
     SequenceState sequence;  // behind this block; none: a sequence cannot go on here
     int64_t children = 0;
-    int64_t uses = 0;  // of the state: hits, and the insertion
-    double age = 0;    // clock_ at the last of them
+    Node *first_child = nullptr, *next = nullptr, *previous = nullptr;  // siblings
+    int64_t uses = 0;                                                   // of the state: hits, and the insertion
+    double age = 0;                                                     // clock_ at the last of them
     int64_t last_use = 0;
-    size_t position = 0;  // in states_
+    double rank = 0;  // its worth; while it is in states_
+  };
+  struct WorthLess {
+    bool operator()(const Node* a, const Node* b) const {
+      return a->rank != b->rank ? a->rank < b->rank : a->last_use < b->last_use;
+    }
   };
   using Block = std::span<const int32_t>;
 
@@ -86,19 +95,24 @@ class PrefixCache {
   Node* find(const Node* parent, Block block) const;
   Node* find_all(std::span<const int32_t> tokens) const;  // the node of the last block; none unless all are there
   Node* add(Node* parent, Block block, const StateBlock& rows);
+  void link(Node& child);
+  void unlink(Node& child);
   void put_state(Node& node, SequenceState sequence);
   void drop_state(Node& node);
   void drop_leaves(Node* node);  // from a leaf up, blocks that serve no state
   double worth(const Node& node) const;
   bool evict_one(const Node* but = nullptr);
-  void touch(Node& node);
+  void use(Node& node, int64_t times);
+  void rank_again(Node& node);
+  void rank_below(const Node& node);
+  void rank_chain(const Node& parent);
 
   StatePool& pool_;
   size_t capacity_;
   uint64_t hash_mask_, root_hash_;
   std::unordered_multimap<uint64_t, Node> nodes_;
-  std::vector<Node*> states_;  // nodes with one
-  double clock_ = 0;           // the worth of what was evicted last
+  std::set<Node*, WorthLess> states_;  // nodes with one, the least worth first
+  double clock_ = 0;                   // the worth of what was evicted last
   int64_t n_touches_ = 0;
   PrefixCacheStats stats_;
 };

@@ -285,6 +285,7 @@ TEST(prefix_cache, under_pressure_it_forgets_and_never_errs) {
         slot.reset();
         if (draw(10, 4) == 0) c.cache.set_capacity(kCapacity);
         ASSERT_EQ(c.cache.bytes(), c.pool.bytes());
+        ASSERT_TRUE(c.cache.ranks_hold()) << i;
       }
       EXPECT_GT(hits, 200);
       EXPECT_GT(c.cache.stats().evictions, 200);
