@@ -132,7 +132,7 @@ std::string memory_lines(const Facts& facts) {
   const runtime::MemoryPlan& m = facts.memory;
   std::string text = "\nmemory\n";
   text += line("weights", cat(size(m.weight_bytes), facts.has_weights ? ", mapped from the files" : ""));
-  text += line("state", cat(size(m.state_bytes_per_sequence), " a sequence and ", count(m.state_bytes_per_token),
+  text += line("state", cat(size(m.state_bytes_per_sequence), " a sequence and ", count(m.state_bytes_per_token()),
                             " bytes a token (latent in ", name_of(facts.cache_dtype), ")"));
   text += line("", cat(size(m.state_bytes(facts.context)), " at a context of ", count(facts.context)));
   text += line("activations", cat(size(m.activation_bytes), " at ", count(facts.tokens_per_pass), " tokens a pass"));
@@ -184,7 +184,7 @@ Json to_json(const Subject& subject, const Facts& facts, const InspectArgs& args
   json["memory"] = {{"context", facts.context},
                     {"weight_bytes", m.weight_bytes},
                     {"state_bytes_per_sequence", m.state_bytes_per_sequence},
-                    {"state_bytes_per_token", m.state_bytes_per_token},
+                    {"state_bytes_per_token", m.state_bytes_per_token()},
                     {"state_bytes", m.state_bytes(facts.context)},
                     {"tokens_per_pass", facts.tokens_per_pass},
                     {"activation_bytes", m.activation_bytes},

@@ -6,6 +6,7 @@
 #include "core/text.h"
 #include "model/parameter_counts.h"
 #include "ops/linear_attn/linear_attn.h"
+#include "runtime/state_block.h"
 
 namespace linnet::runtime {
 namespace {
@@ -32,11 +33,10 @@ int64_t default_tokens_per_pass(const model::ModelConfig& c) {
 
 MemoryPlan plan_memory(const model::KimiLinear& model, int64_t tokens_per_pass) {
   const model::ModelConfig& config = model.config();
-  MemoryPlan plan{.weight_bytes = model::count_parameters(model).total.bytes};
-  for (const auto& layer : model.state_specs())
-    for (const model::StateSpec& spec : layer)
-      (spec.lifetime == model::Lifetime::per_token ? plan.state_bytes_per_token : plan.state_bytes_per_sequence) +=
-          spec.bytes();
+  const StatePool pool(model.state_specs(), "");  // it knows how states lie in memory
+  MemoryPlan plan{.weight_bytes = model::count_parameters(model).total.bytes,
+                  .state_bytes_per_sequence = static_cast<int64_t>(pool.sequence_bytes()),
+                  .state_bytes_per_block = static_cast<int64_t>(pool.block_bytes())};
   plan.activation_bytes = tokens_per_pass * activation_bytes_per_token(config) +
                           kLogitRows * config.vocab_size * static_cast<int64_t>(sizeof(float));
   return plan;
@@ -45,8 +45,8 @@ MemoryPlan plan_memory(const model::KimiLinear& model, int64_t tokens_per_pass) 
 int64_t fitting_context(const MemoryPlan& plan, int64_t limit, uint64_t available_bytes) {
   const int64_t left =
       static_cast<int64_t>(available_bytes) - plan.weight_bytes - plan.activation_bytes - plan.state_bytes_per_sequence;
-  if (plan.state_bytes_per_token == 0) return limit;
-  return std::min(limit, std::max(left / plan.state_bytes_per_token, kLeastContext));
+  if (plan.state_bytes_per_block == 0) return limit;
+  return std::min(limit, std::max(left / plan.state_bytes_per_block * model::kStateBlock, kLeastContext));
 }
 
 void require_memory(const MemoryPlan& plan, int64_t context, uint64_t available_bytes) {

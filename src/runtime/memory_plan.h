@@ -10,10 +10,14 @@ namespace linnet::runtime {
 struct MemoryPlan {
   int64_t weight_bytes = 0;              // of a checkpoint: mapped, pages that the system can drop and read again
   int64_t state_bytes_per_sequence = 0;  // of one sequence, however long
-  int64_t state_bytes_per_token = 0;     // and for each of its tokens
-  int64_t activation_bytes = 0;          // of one pass
+  int64_t state_bytes_per_block = 0;  // and for each model::kStateBlock of its tokens, the last of which may be fewer
+  int64_t activation_bytes = 0;       // of one pass
 
-  int64_t state_bytes(int64_t n_tokens) const { return state_bytes_per_sequence + n_tokens * state_bytes_per_token; }
+  int64_t state_bytes_per_token() const { return state_bytes_per_block / model::kStateBlock; }
+  // What the pool hands out for a sequence of so many tokens.
+  int64_t state_bytes(int64_t n_tokens) const {
+    return state_bytes_per_sequence + (n_tokens + model::kStateBlock - 1) / model::kStateBlock * state_bytes_per_block;
+  }
 };
 
 MemoryPlan plan_memory(const model::KimiLinear& model, int64_t tokens_per_pass);

@@ -69,6 +69,7 @@ class Scheduler::Core {
 
 namespace {
 
+constexpr double kRetryUnknown = 1;                  // seconds, while no request has ended after others waited
 constexpr std::chrono::milliseconds kLookAgain{10};  // at those that wait for memory: cancelled, late
 
 int64_t n_ended(const SchedulerStats& s) { return s.finished + s.cancelled + s.timed_out + s.failed; }
@@ -135,7 +136,8 @@ std::unique_ptr<Stream> Scheduler::Core::submit(Request request) {
 }
 
 double Scheduler::Core::retry_after() const {
-  return seconds_per_request_.value() == 0 ? 1 : std::clamp(seconds_per_request_.value(), 0.01, 60.0);
+  const double pace = seconds_per_request_.value();
+  return pace == 0 ? kRetryUnknown : std::clamp(pace, 0.01, 60.0);
 }
 
 void Scheduler::Core::drain(Clock::time_point until) {

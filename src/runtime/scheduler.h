@@ -58,7 +58,9 @@ struct SchedulerStats {
   int64_t prefill_passes = 0, decode_passes = 0;
   double prefill_seconds = 0, decode_seconds = 0;                // in these passes
   size_t bytes_limit = 0, bytes_reserved = 0, bytes_cached = 0;  // of states
-  int64_t cache_hits = 0, cache_misses = 0, cache_tokens = 0, cache_entries = 0, cache_evictions = 0;
+  int64_t cache_hits = 0, cache_misses = 0,
+          cache_tokens = 0;  // of prompts of more than kCacheBlock tokens; what hits saved
+  int64_t cache_entries = 0, cache_evictions = 0;
 };
 
 // A state outside of the scheduler, for a file to be written from it while others generate. Its memory is promised to it as to a

@@ -25,6 +25,8 @@ struct SchedulerCache : testing::Test {
     return answer;
   }
   void settle() {
+    scheduler.with_cache(
+        [](PrefixCache&) {});  // the round that ended the last reply is over, and its statistics are known
     while (scheduler.stats().replies_to_settle > 0) std::this_thread::yield();
   }
 };
@@ -42,6 +44,7 @@ TEST_F(SchedulerCache, the_same_prompt_again_reads_its_last_tokens_only) {
 
 TEST_F(SchedulerCache, a_long_conversation_reads_its_new_tokens_only) {
   std::vector<int32_t> said;
+  int64_t hits = 0, misses = 0, saved = 0;
   for (uint64_t turn = 0; turn < 30; ++turn) {
     const std::vector<int32_t> more = random_prompt(static_cast<int64_t>(5 + turn * 7 % 60), turn);
     const auto known = static_cast<int64_t>(said.size());
@@ -51,9 +54,16 @@ TEST_F(SchedulerCache, a_long_conversation_reads_its_new_tokens_only) {
     settle();
     const Answer answer = ask(request);
     EXPECT_EQ(answer.usage.cached_tokens, known / 64 * 64) << "turn " << turn;
+    saved += answer.usage.cached_tokens;
+    if (said.size() > 64) ++(known >= 64 ? hits : misses);
     for (int32_t id : answer.choices[0].ids()) said.push_back(id);
   }
-  EXPECT_GT(scheduler.stats().tokens_settled, 0);
+  settle();
+  const SchedulerStats stats = scheduler.stats();
+  EXPECT_GT(stats.tokens_settled, 0);
+  EXPECT_EQ(stats.cache_hits, hits);  // of requests: settling looks, too
+  EXPECT_EQ(stats.cache_misses, misses);
+  EXPECT_EQ(stats.cache_tokens, saved);
 }
 
 // Another turn from the middle, and one that goes on from each of several choices.

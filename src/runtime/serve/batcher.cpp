@@ -166,7 +166,6 @@ const SchedulerStats& Batcher::stats() {
   stats_.bytes_limit = memory_.limit(), stats_.bytes_reserved = memory_.reserved();
   const PrefixCacheStats cache = memory_.cache().stats();
   stats_.bytes_cached = cache.bytes, stats_.cache_entries = cache.entries, stats_.cache_evictions = cache.evictions;
-  stats_.cache_hits = cache.hits, stats_.cache_misses = cache.misses, stats_.cache_tokens = cache.tokens_saved;
   return stats_;
 }
 

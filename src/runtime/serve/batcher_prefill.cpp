@@ -46,7 +46,11 @@ std::vector<int64_t> Batcher::next_turns(std::span<Job* const> readers) {
 
 void Batcher::begin(Job& job) {
   using From = PromptReader::From;
-  job.usage.cached_tokens = job.prompt.begin(engine_, memory_, job.request.score_prompt ? From::nothing : From::cache);
+  const bool looks = memory_.caches() && !job.request.score_prompt;
+  const int64_t n = job.prompt.begin(engine_, memory_, looks ? From::cache : From::nothing);
+  job.usage.cached_tokens = n;
+  if (looks && job.prompt.n_tokens() > kCacheBlock) ++(n > 0 ? stats_.cache_hits : stats_.cache_misses);
+  stats_.cache_tokens += n;
 }
 
 void Batcher::prefill_pass() {
