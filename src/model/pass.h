@@ -51,7 +51,7 @@ enum class Recompute : uint8_t { none, layer };
 // within a kind no bit of a sequence depends on what else is in the pass or, for prompts cut at multiples of kPassChunk of their
 // positions, on how they are cut.
 enum class Step : uint8_t {
-  cheapest,  // kernels by cost: training, scoring
+  cheapest,  // kernels by cost: training
   prefill,   // tokens of prompts: tiles, attention by blocks of positions, the recurrence in chunks
   decode,    // sampled tokens: dot products, absorbed attention, the recurrence step by step. Cut anywhere
 };

@@ -70,8 +70,10 @@ Score score_document(Engine& engine, std::span<const int32_t> tokens, const Scor
   for (const Window& w : windows) {
     slot.reset();
     const auto length = static_cast<size_t>(w.end - w.begin);
-    const Append request{
-        .slot = &slot, .tokens = tokens.subspan(static_cast<size_t>(w.begin), length), .want = Want::all};
+    const Append request{.slot = &slot,
+                         .tokens = tokens.subspan(static_cast<size_t>(w.begin), length),
+                         .want = Want::all,
+                         .step = model::Step::prefill};  // a prompt's
     // Row i holds the logits after token first + i of the window: they predict the one after it.
     const auto sink = [&](size_t, int64_t first, Tensor rows) {
       nll.assign(static_cast<size_t>(rows[0]), 0);

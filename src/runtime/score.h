@@ -11,7 +11,7 @@ namespace linnet::runtime {
 
 // A document longer than `window` tokens is read in windows that begin every `stride` tokens, each from an empty state. A token is
 // scored once, in the first window that holds it; the first token of the document, and with stride == window of every window, has
-// nothing before it and is not scored.
+// nothing before it and is not scored. The kernels are those that read prompts of a server, which scores them alike.
 struct ScoreOptions {
   int64_t window = 0;  // 0: the engine's context
   int64_t stride = 0;  // 0: window
