@@ -5,6 +5,7 @@
 #include "cli/chat.h"
 #include "cli/data_build.h"
 #include "cli/default_model.h"
+#include "cli/doctor.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/logits.h"
@@ -360,6 +361,14 @@ void add_train(CLI::App& app, Action& action) {
       "130; a run that was killed loses what it did since its last checkpoint.");
 }
 
+void add_doctor(CLI::App& app, Action& action) {
+  std::shared_ptr<DoctorArgs> a;
+  CLI::App* c =
+      add_command(app, action, "doctor", "Say what this machine offers, and what of it is used", a, run_doctor);
+  c->add_flag("--json", a->json, "print one JSON object");
+  c->footer("Status 0 when the CPU computes what the definition says, whatever is said of GPUs.");
+}
+
 }  // namespace
 
 void declare_commands(CLI::App& app, Action& action) {
@@ -376,6 +385,7 @@ void declare_commands(CLI::App& app, Action& action) {
   add_bench_serve(app, action);
   add_synth(app, action);
   add_logits(app, action);
+  add_doctor(app, action);
 }
 
 }  // namespace linnet::cli

@@ -28,8 +28,8 @@ std::string output(const std::vector<std::string>& args, const RunOptions& optio
 TEST(program, help_and_version) {
   EXPECT_TRUE(output({"--version"}).starts_with("linnet "));
   const std::string help = output({"--help"});
-  for (const char* command :
-       {"generate", "chat", "inspect", "tokenize", "tokenizer", "data", "perplexity", "bench", "synth", "logits"}) {
+  for (const char* command : {"generate", "chat", "inspect", "tokenize", "tokenizer", "data", "perplexity", "bench",
+                              "synth", "logits", "doctor"}) {
     EXPECT_THAT(help, HasSubstr(command));
     const std::string own = output({command, "--help"});
     EXPECT_THAT(own, HasSubstr(std::string("linnet ") + command));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
 
 #include "core/errors.h"
 #include "core/text.h"
@@ -116,6 +117,24 @@ Devices look_for_devices(DeviceModule module) {
   devices.refusal = count == 0 ? "no device: the driver lists none" : "";
   for (const DeviceInfo& d : devices.found) devices.refusal += cat(devices.refusal.empty() ? "" : "; ", d.refusal);
   return devices;
+}
+
+// folder/version begins "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build ...", and each
+// folder/gpus/BUS/information holds "Model: \t\t NVIDIA H200".
+KernelDriver kernel_driver(const fs::path& folder) {
+  KernelDriver driver;
+  std::ifstream about(folder / "version");
+  for (std::string word; driver.version.empty() && about >> word;)
+    if (word.find_first_not_of("0123456789.") == word.npos && word.find('.') != word.npos) driver.version = word;
+  std::error_code none;
+  for (const fs::directory_entry& gpu : fs::directory_iterator(folder / "gpus", none)) {
+    std::ifstream information(gpu.path() / "information");
+    for (std::string line; std::getline(information, line);)
+      if (line.starts_with("Model:"))
+        driver.gpus.push_back(line.substr(std::min(line.find_first_not_of(" \t", 6), line.size())));
+  }
+  std::sort(driver.gpus.begin(), driver.gpus.end());
+  return driver;
 }
 
 const Devices& devices() {

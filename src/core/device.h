@@ -41,6 +41,13 @@ struct Devices {
 // Asks the module's driver. Throws nothing: what goes wrong is the refusal.
 Devices look_for_devices(DeviceModule module);
 
+// What NVIDIA's kernel driver says of itself, without any library of it.
+struct KernelDriver {
+  std::string version;            // "580.159.04"; empty: it is not loaded
+  std::vector<std::string> gpus;  // names
+};
+KernelDriver kernel_driver(const std::filesystem::path& folder = "/proc/driver/nvidia");
+
 // Those of this program, found with the first call.
 const Devices& devices();
 

@@ -50,7 +50,8 @@ class DeviceOperator {
 };
 
 // A queue of work, done in order. Calls that enqueue return at once and throw nothing: the first failure is kept and thrown by
-// synchronize(), what is asked meanwhile is dropped. Memory in work must live until it is done. For one thread at a time.
+// synchronize(), what is asked meanwhile is dropped. Memory in work must live until it is done:
+// declare a stream after it. For one thread at a time.
 class Stream {
  public:
   explicit Stream(const Device& device);  // throws DeviceError

@@ -161,6 +161,21 @@ TEST(devices, say_why_there_is_none) {
   EXPECT_EQ(look_for_devices({.refusal = "no module"}).refusal, "no module");
 }
 
+TEST(devices, kernel_driver_is_read_without_libraries) {
+  const Folder folder;
+  EXPECT_EQ(kernel_driver(folder.path / "gone").version, "");
+  std::ofstream(folder.path / "version")
+      << "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release "
+         "Build  (root@host)  Mon Jan 1\nGCC version:  gcc version 12.2.0\n";
+  EXPECT_THAT(kernel_driver(folder.path).gpus, testing::IsEmpty());
+  for (const char* bus : {"0000:1b:00.0", "0000:2c:00.0", "0000:3d:00.0"})
+    std::filesystem::create_directories(folder.path / "gpus" / bus);
+  std::ofstream(folder.path / "gpus/0000:1b:00.0/information") << "Model: \t\t NVIDIA H200\nIRQ:   \t\t 42\n";
+  std::ofstream(folder.path / "gpus/0000:2c:00.0/information") << "IRQ: 42\nModel:\n";
+  EXPECT_EQ(kernel_driver(folder.path).version, "580.159.04");
+  EXPECT_THAT(kernel_driver(folder.path).gpus, testing::ElementsAre("", "NVIDIA H200"));
+}
+
 TEST(device_operator, is_found_by_name_and_size_of_its_arguments) {
   Fake fake;
   const Devices devices = Fake::look();
