@@ -35,7 +35,7 @@ void DeviceWorkspace::reserve(size_t bytes) {
   assert(used_ == 0);
   if (bytes <= capacity()) return;
   buffer_ = {};  // both together may be more than the device has
-  buffer_ = DeviceBuffer(device_, bytes);
+  buffer_ = DeviceBuffer(device_, device_aligned_size(bytes));
 }
 
 std::byte* DeviceWorkspace::take_bytes(size_t bytes) {

@@ -45,11 +45,12 @@ class PinnedBuffer {
 // memory, so take() throws OutOfMemory when it is too small (a Workspace asserts).
 class DeviceWorkspace {
  public:
-  explicit DeviceWorkspace(const Device& device, size_t bytes = 0) : device_(device), buffer_(device, bytes) {}
+  explicit DeviceWorkspace(const Device& device, size_t bytes = 0)
+      : device_(device), buffer_(device, device_aligned_size(bytes)) {}
 
-  size_t capacity() const { return buffer_.size(); }
-  size_t peak() const { return peak_; }  // bytes of the highest use so far
-  void reserve(size_t bytes);            // only while nothing is taken and the stream has no work; throws OutOfMemory
+  size_t capacity() const { return buffer_.size(); }  // what was asked for, rounded up to the alignment
+  size_t peak() const { return peak_; }               // bytes of the highest use so far
+  void reserve(size_t bytes);  // only while nothing is taken and the stream has no work; throws OutOfMemory
 
   template <class T>
   T* take(int64_t count) {

@@ -165,7 +165,7 @@ TEST(devices, kernel_driver_is_read_without_libraries) {
   const Folder folder;
   EXPECT_EQ(kernel_driver(folder.path / "gone").version, "");
   std::ofstream(folder.path / "version")
-      << "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release "
+      << "NVRM version: NVIDIA UNIX Open Kernel Module for 64 bits  580.159.04  Release "
          "Build  (root@host)  Mon Jan 1\nGCC version:  gcc version 12.2.0\n";
   EXPECT_THAT(kernel_driver(folder.path).gpus, testing::IsEmpty());
   for (const char* bus : {"0000:1b:00.0", "0000:2c:00.0", "0000:3d:00.0"})
@@ -189,10 +189,10 @@ TEST(device_operator, is_found_by_name_and_size_of_its_arguments) {
 
 // What a stream does, on any module: copies, fills, events, and an operator where there is one.
 void copy_there_and_back(const Device& device) {
-  Stream stream(device);
   std::vector<float> in(1000), out(1000, -1);
   for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i);
   const DeviceBuffer memory(device, 4000);
+  Stream stream(device);
   stream.copy(out.data(), memory.data(), 4000);
   stream.synchronize();
   EXPECT_EQ(out, std::vector<float>(1000, 0.f)) << "new memory is zero";
@@ -227,9 +227,9 @@ TEST(stream, returns_at_once) {
   Fake fake;
   const Devices devices = Fake::look();
   const Device device(0, devices);
+  float x[2] = {1, 2};
   Stream stream(device);
   const DeviceOperator<ScaleArgs> scale(device, "scale");
-  float x[2] = {1, 2};
   const Event event(device), end(device);
   stream.run(scale, {x, 2, 3});
   stream.record(event);
@@ -248,9 +248,9 @@ TEST(stream, throws_the_first_failure_when_it_is_waited_for) {
   Fake fake;
   const Devices devices = Fake::look();
   const Device device(0, devices);
+  float x[1] = {1};
   Stream stream(device);
   const DeviceOperator<ScaleArgs> scale(device, "scale");
-  float x[1] = {1};
   stream.run(scale, {x, 1, 2});
   stream.run(scale, {x, -1, 2});
   fake.settings.copy_status = test::kFakeOutOfMemory;
@@ -285,8 +285,8 @@ TEST(stream, works_with_its_own_device) {
   fake.settings.count = 2;
   const Devices devices = Fake::look();
   const Device device(1, devices);
-  Stream stream(device);
   float x[1] = {1};
+  Stream stream(device);
   fake.settings.device = 0;  // somebody else's
   stream.run(DeviceOperator<ScaleArgs>(device, "scale"), {x, 1, 2});
   EXPECT_EQ(fake.settings.device, 1);
@@ -321,7 +321,7 @@ TEST(device_memory, is_owned_and_ends) {
 TEST(device_workspace, is_a_stack_of_aligned_pieces) {
   Fake fake;
   const Devices devices = Fake::look();
-  DeviceWorkspace workspace(Device(0, devices), 1024);
+  DeviceWorkspace workspace(Device(0, devices), 900);  // rounded up
   const auto at = [](const void* p) { return reinterpret_cast<uintptr_t>(p); };
   const float* first = workspace.take<float>(1);
   EXPECT_EQ(at(first) % kDeviceAlignment, 0u);

@@ -202,7 +202,7 @@ LinnetDeviceModule make_table() {
 }  // namespace
 }  // namespace linnet::test
 
-EXPORTED LinnetDeviceModule* linnet_device_module() {
+EXPORTED const LinnetDeviceModule* linnet_device_module() {
   static LinnetDeviceModule table = linnet::test::make_table();
   return &table;
 }
