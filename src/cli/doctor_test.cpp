@@ -53,6 +53,7 @@ TEST(doctor, json_says_the_same) {
   EXPECT_GT(j["memory_bytes"], j["memory_available_bytes"]);
   EXPECT_GE(j["hardware_threads"], j["threads"]);
   EXPECT_GE(j["threads"], 1);
+  EXPECT_EQ(j["module"].is_null(), !j["cuda_built"]) << "the module that was built is found";
   EXPECT_EQ(j["check"]["operator"], "linear_attn");
   EXPECT_GT(j["check"]["error"], 0);
   EXPECT_LT(j["check"]["error"], 1e-5);
