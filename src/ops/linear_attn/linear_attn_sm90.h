@@ -71,11 +71,13 @@ struct KdaDecodeSm90 {
   float scale;
   float norm_eps = 1e-5f;
   KdaGateArgs gate;
+  bool pools_settled =
+      false;  // the kernel before this one in the stream writes nothing that is read here but qkv, z, beta, out_gate
 };
 
-// Enqueues the decode step. Graph-capturable, deterministic; a sequence's bits do not depend on the batch. Small batches start
-// while the kernel before them ends: that kernel must not write slot (any other operation, or an earlier kernel, may). Returns a
-// cudaError_t.
+// Enqueues the decode step. Graph-capturable, deterministic; a sequence's bits do not depend on the batch. It may start while the
+// kernel before it ends: that kernel must not write slot (any other operation, or an earlier kernel, may). With pools_settled, as when
+// that kernel is a projection, states, windows and weights are read before it has ended. Returns a cudaError_t.
 int kda_decode_sm90(const KdaDecodeSm90& args, CUstream_st* stream) noexcept;
 
 }  // namespace linnet::ops
