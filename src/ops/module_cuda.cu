@@ -35,6 +35,8 @@ size_t prefill_bytes(const KdaPrefillSm90& a) noexcept {
 constexpr LinnetDeviceOperator kOperators[] = {
     LINNET_OPERATOR(kda_prefill_sm90, prefill_bytes),
     LINNET_OPERATOR(kda_decode_sm90),
+    LINNET_OPERATOR(kda_verify_sm90),
+    LINNET_OPERATOR(kda_commit_sm90),
 };
 
 }  // namespace

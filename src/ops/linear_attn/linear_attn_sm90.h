@@ -80,4 +80,47 @@ struct KdaDecodeSm90 {
 // that kernel is a projection, states, windows and weights are read before it has ended. Returns a cudaError_t.
 int kda_decode_sm90(const KdaDecodeSm90& args, CUstream_st* stream) noexcept;
 
+constexpr int kKdaSm90VerifyTokens = 8;
+
+// k tentative tokens of every sequence, as many decode steps would take them one after another: the same outputs in bits, but the pools stay
+// as they are. kda_commit_sm90 then takes over as many of the tokens as were accepted.
+struct KdaVerifySm90 {
+  const void* qkv;           // [B, k, 3, H, 128] bf16
+  const void* z;             // [B, k, H, 128] bf16
+  const void* beta;          // [B, k, H] bf16 logits
+  const void* out_gate;      // [B, k, H, 128] bf16
+  const float* conv_weight;  // [3, H, 128, 4]
+  const float* norm_weight;  // [128]
+  void* out;                 // [B, k, H, 128] bf16
+  const void* conv_state;    // pool as in KdaDecodeSm90, only read
+  const float* state;        // pool as in KdaDecodeSm90, only read
+  const int32_t* slot;       // [B]; negative: padding, nothing is read or written for it
+  int n_sequences, n_heads;
+  int n_tokens;   // k, 1 to kKdaSm90VerifyTokens
+  void* pending;  // what commit needs: kda_verify_sm90_pending_bytes, 16-byte aligned
+  float scale;
+  float norm_eps = 1e-5f;
+  KdaGateArgs gate;
+};
+
+// The first n_accepted[b] tokens of the verify that filled pending become part of sequence b's state and windows: they are then equal in
+// bits to those after as many decode steps. n_sequences, n_heads, n_tokens, slot and the pools' contents must be those of that verify.
+struct KdaCommitSm90 {
+  const int32_t* n_accepted;  // [B]; taken as 0 below 0, as k above k; 0 leaves the sequence as it is
+  const void* pending;
+  void* conv_state;
+  float* state;
+  const int32_t* slot;  // [B]; negative: padding
+  int n_sequences, n_heads, n_tokens;
+  bool settled =
+      false;  // the kernel before this one in the stream writes nothing that is read here: it is the commit of another layer
+};
+
+size_t kda_verify_sm90_pending_bytes(int n_sequences, int n_heads, int n_tokens) noexcept;
+
+// Enqueue. Graph-capturable, deterministic; a sequence's bits depend neither on the batch nor on k. The kernel before a verify must not
+// write slot. Return a cudaError_t: cudaErrorInvalidValue for n_tokens outside its range or a negative count.
+int kda_verify_sm90(const KdaVerifySm90& args, CUstream_st* stream) noexcept;
+int kda_commit_sm90(const KdaCommitSm90& args, CUstream_st* stream) noexcept;
+
 }  // namespace linnet::ops

@@ -1,4 +1,4 @@
-// Pools and arguments for timing the Hopper KDA decode kernels: another part of the pools each call, calls back to back in a
+// Pools and arguments for timing the Hopper KDA decode and verify kernels: another part of the pools each call, calls back to back in a
 // replayed graph.
 #pragma once
 
@@ -8,7 +8,8 @@ namespace linnet::ops::sm90_check {
 
 inline constexpr int kHeads = 32, kWidth = kHeads * kD;
 inline constexpr double kStateBytes = kD * kD * 4, kWindowBytes = 9 * kD * 2;  // per head
-inline constexpr double kTokenBytes = 6 * kD * 2 + 2;  // per head: q, k, v, z, output gate, output; beta
+inline constexpr double kTokenBytes = 6 * kD * 2 + 2;             // per head: q, k, v, z, output gate, output; beta
+inline constexpr double kPendingBytes = 3 * kD * 4 + 3 * kD * 2;  // per head and token, what verify leaves for commit
 
 // Pools of n_calls * B slots: at least 1 GB of state, so that none is met again while the L2 may hold it.
 struct Pools {
@@ -32,7 +33,7 @@ struct Pools {
         random(static_cast<size_t>(n_slots) * 3 * kWidth * 3),
         window(random.size()),
         in(random.size()),
-        out(static_cast<size_t>(B) * kWidth),
+        out(static_cast<size_t>(B) * kWidth * kKdaSm90VerifyTokens),
         slot(n_slots) {
     std::mt19937 rng(1);
     constexpr size_t kTile = 1 << 20;  // host generation is slow: repeated
@@ -65,6 +66,11 @@ struct Pools {
             .scale = c.scale,
             .gate = {a_log.get(), dt_bias.get()},
             .pools_settled = settled};
+  }
+  KdaVerifySm90 verify(int call, int k, void* pending) const {
+    const KdaDecodeSm90 d = decode(call);
+    return {d.qkv,  d.z,           d.beta,    d.out_gate, d.conv_weight, d.norm_weight, d.out, d.conv_state, d.state,
+            d.slot, d.n_sequences, d.n_heads, k,          pending,       d.scale,       1e-5f, d.gate};
   }
   // Microseconds a call of a replayed graph of all calls.
   template <class F>
