@@ -48,10 +48,12 @@ class Plan {
 template <class Args>
 Plan<Args> choose_variant(const char* op, std::span<const Variant<Args>> table, const Args& args,
                           Isa isa = active_isa()) {
-  std::string reasons;
+  for (const Variant<Args>& v : table)
+    if (isa >= v.needs && v.refusal(args).empty()) return Plan<Args>(v);
+  std::string reasons;  // apart: a pass plans hundreds of times, and text costs more than the rest of a plan
   for (const Variant<Args>& v : table) {
-    std::string reason = isa < v.needs ? cat("needs ", name_of(v.needs), ", have ", name_of(isa)) : v.refusal(args);
-    if (reason.empty()) return Plan<Args>(v);
+    const std::string reason =
+        isa < v.needs ? cat("needs ", name_of(v.needs), ", have ", name_of(isa)) : v.refusal(args);
     reasons += cat(reasons.empty() ? " " : "; ", v.name, ": ", reason);
   }
   throw Unsupported(cat(op, ": no variant:", reasons));

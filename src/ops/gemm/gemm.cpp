@@ -26,8 +26,8 @@ constexpr Variant<GemmArgs> kVariants[] = {
 
 void check(const GemmProblem& p, GemmForm form, size_t i) {
   if (p.y.rank == 2 && p.y[0] == 0) return;
-  const std::string op = cat("gemm: problem ", i);
-  const auto fail = [&](const auto&... what) { throw InvalidArgument(cat(op, ": ", what...)); };
+  const gemm::ProblemName op("gemm", i);
+  const auto fail = [&](const auto&... what) { throw InvalidArgument(cat(op.c_str(), ": ", what...)); };
   const auto expect = [&](const char* name, const ConstTensor& t, DType dtype, std::initializer_list<int64_t> dims) {
     expect_tensor(op.c_str(), name, t, dtype, dims);
     if (t.row_stride < t[1]) fail(name, ": row stride: expected at least ", t[1], ", got ", t.row_stride);

@@ -27,8 +27,9 @@ struct GemmProblem {
 //
 // Accumulation is f32, along k in ascending order for each y(m, n) within a variant; so y(m, n) does not depend on M,
 // on the other problems or on the thread count, except that by_count takes a problem with few rows (M <= kGemvRows, not
-// x_is_in_out) to the dot-product kernel, whose order differs. A form that is fixed leaves no exception. The bf16 paths (avx512_bf16, amx) round x to bf16 (nearest even) and take
-// subnormal numbers for zero in the products that run on tiles: bf16 w, neither exact nor w_is_in_out.
+// x_is_in_out) to the dot-product kernel, whose order differs. A form that is fixed leaves no exception. With bf16 w,
+// neither exact nor w_is_in_out, x is rounded to bf16 (nearest even) and subnormal numbers are taken for zero: by avx512_bf16 always, by
+// amx in the products that run on tiles.
 // Everything else widens w to f32.
 enum class GemmForm : uint8_t {
   by_count,  // what is cheapest for the number of rows: dots up to kGemvRows, else tiles

@@ -1,6 +1,7 @@
 // A batch of products as one list of tasks: which kernel each problem takes, packing of x, tiles, and the scratch they
 // need.
 #include <algorithm>
+#include <cstddef>
 #include <limits>
 #include <new>
 
@@ -118,6 +119,7 @@ class alignas(kAlignment) Walk {
   }
   // Whether the next problem adds to the y of this one. It has no tasks of its own: this one's do its part, too.
   bool has_follower() const { return next_ != end_ && adds_to_y_of(*problem, *next_); }
+  const GemmProblem* following() const { return next_ != end_ ? next_ : nullptr; }
   void seek_task(int64_t task) {
     while (task >= end_task) next();
   }
@@ -190,7 +192,24 @@ void pack_task(Walk& at, int64_t panel, int64_t end_panel, std::byte* packed) {
   }
 }
 
-void run_strip(const Walk& at, int64_t m0, int64_t n0) {
+// One thread's: a tile's results and weights, or rows of x rounded for strips.
+struct Scratch {
+  alignas(kAlignment) float c[kTilePanels * kTileRows * kPanelRows];
+  alignas(kAlignment) std::byte weights[kTileRows * kTileRowBytes];
+  const GemmProblem* rounded;  // whose rows from rounded_m0 on lie here, null: nobody's
+  int64_t rounded_m0;
+};
+
+// The w that the task after this one reads, where its rows lie as these do.
+const std::byte* after(const Walk& at, int64_t n_end) {
+  const GemmProblem& p = *at.problem;
+  if (n_end < p.y[1]) return p.w.data + n_end * p.w.row_stride * size_of(p.w.dtype);
+  const GemmProblem* next = at.following();
+  const bool alike = next && next->w.dtype == p.w.dtype && next->w.row_stride == p.w.row_stride && next->y[0] > 0;
+  return alike ? next->w.data : nullptr;
+}
+
+void run_strip(const Walk& at, int64_t m0, int64_t n0, const Kernels& kernels, Scratch& scratch) {
   const GemmProblem& p = *at.problem;
   Strip strip{.m = std::min(at.cut.m_step, p.y[0] - m0),
               .w = p.w.data + n0 * (p.w_is_in_out ? 1 : p.w.row_stride) * size_of(p.w.dtype),
@@ -201,13 +220,16 @@ void run_strip(const Walk& at, int64_t m0, int64_t n0) {
               .accumulate = p.accumulate,
               .small = p.y[1] * depth_of(p) * size_of(p.w.dtype) <= kSmallBytes};
   for (int64_t m = 0; m < strip.m; ++m) strip.x[m] = x_row(p, m0 + m), strip.y[m] = p.y.row<float>(m0 + m) + n0;
-  (p.w_is_in_out ? multiply_strip_in_out : multiply_strip_dots)(strip);
+  if (p.w_is_in_out) return multiply_strip_in_out(strip);
+  strip.after = after(at, n0 + strip.n);
+  const int64_t row_bytes = rounded_row_bytes(strip.k), room = offsetof(Scratch, rounded);
+  if (!kernels.dots_bf16 || p.w.dtype != DType::bf16 || p.exact || row_bytes > room) return multiply_strip_dots(strip);
+  strip.scratch = reinterpret_cast<std::byte*>(&scratch), strip.scratch_bytes = room;
+  const bool fits = strip.m * row_bytes <= room;
+  strip.x_is_rounded = fits && scratch.rounded && scratch.rounded_m0 == m0 && same_rows(*scratch.rounded, p);
+  kernels.dots_bf16(strip);
+  scratch.rounded = fits ? &p : nullptr, scratch.rounded_m0 = m0;
 }
-
-struct Scratch {
-  float c[kTilePanels * kTileRows * kPanelRows];
-  alignas(kAlignment) std::byte weights[kTileRows * kTileRowBytes];
-};
 
 void run_tile(const Walk& at, int64_t m0, int64_t n0, const std::byte* packed, const TileKernel& kernel,
               Scratch& scratch) {
@@ -244,8 +266,10 @@ Grain choose_grain(const GemmArgs& args, const Kernels& kernels, int n_threads) 
 // A part of the current problem's y.
 void run_task(const Walk& at, int64_t m0, int64_t n0, const std::byte* packed, const Kernels& kernels,
               Scratch& scratch) {
-  if (at.path == Path::dots || at.path == Path::in_out) run_strip(at, m0, n0);
-  else run_tile(at, m0, n0, packed, at.path == Path::bf16 ? *kernels.bf16 : *kernels.f32, scratch);
+  if (at.path == Path::dots || at.path == Path::in_out) run_strip(at, m0, n0, kernels, scratch);
+  else
+    scratch.rounded = nullptr,
+    run_tile(at, m0, n0, packed, at.path == Path::bf16 ? *kernels.bf16 : *kernels.f32, scratch);
 }
 
 }  // namespace
@@ -271,7 +295,8 @@ void run_batch(const GemmArgs& args, const Exec& exec, const Kernels& kernels,
                              else pack_task(walks[thread], (task - prepared) * kPanelsPerTask, all.end_panel, packed);
                            }
                          });
-  for (int thread = 0; thread < n_threads; ++thread) new (walks + thread) Walk(start);
+  for (int thread = 0; thread < n_threads; ++thread)
+    new (walks + thread) Walk(start), scratch[thread].rounded = nullptr;
   exec.pool.parallel_for(all.end_task, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t task = begin; task < end; ++task) {
       Walk& at = walks[thread];

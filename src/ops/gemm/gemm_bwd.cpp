@@ -25,8 +25,8 @@ constexpr Variant<GemmBwdArgs> kVariants[] = {
 
 void check(const GemmBwdProblem& p, size_t i) {
   if (p.dy.rank == 2 && p.dy[0] == 0) return;
-  const std::string op = cat("gemm_bwd: problem ", i);
-  const auto fail = [&](const auto&... what) { throw InvalidArgument(cat(op, ": ", what...)); };
+  const gemm::ProblemName op("gemm_bwd", i);
+  const auto fail = [&](const auto&... what) { throw InvalidArgument(cat(op.c_str(), ": ", what...)); };
   const auto expect = [&](const char* name, const ConstTensor& t, DType dtype, std::initializer_list<int64_t> dims) {
     expect_tensor(op.c_str(), name, t, dtype, dims);
     if (t.row_stride < t[1]) fail(name, ": row stride: expected at least ", t[1], ", got ", t.row_stride);

@@ -106,17 +106,17 @@ void expect_close(const Tensor& got, const Tensor& want, double unit, bool round
 // Rows of unit normal numbers have a norm of about sqrt(width); 1.6 times it is not exceeded by any row or column here.
 double norm_bound(int64_t width) { return 1.6 * std::sqrt(static_cast<double>(width)) + 4; }
 
-void expect_match(const std::vector<GemmBwdProblem>& got, const std::vector<GemmBwdProblem>& want, bool has_bf16,
+void expect_match(const std::vector<GemmBwdProblem>& got, const std::vector<GemmBwdProblem>& want, Isa needs,
                   int64_t parts = 1) {
   for (size_t i = 0; i < got.size(); ++i) {
     const GemmBwdProblem& p = got[i];
     const int64_t M = p.dy[0], N = p.dy[1];
     SCOPED_TRACE(cat("problem ", i, ": M=", M, " N=", N, " w_t ", name_of(p.w_t.dtype), p.rows ? " gather" : "",
                      p.accumulate_dx ? " accumulate_dx" : "", " compute ", name_of(p.compute)));
-    const bool rounds = has_bf16 && p.compute == DType::bf16;
+    const bool rounds = needs >= Isa::avx512_bf16 && p.compute == DType::bf16;
+    const bool rounds_dy = p.w_t.dtype == DType::bf16 && (M > kGemvRows || needs == Isa::avx512_bf16);
     const double unit_dx = norm_bound(N) * norm_bound(N), unit_dw = norm_bound(M) * norm_bound(M);
-    if (p.dx)
-      expect_close(p.dx, want[i].dx, unit_dx, rounds && p.w_t.dtype == DType::bf16 && M > kGemvRows, parts, "dx");
+    if (p.dx) expect_close(p.dx, want[i].dx, unit_dx, rounds && rounds_dy, parts, "dx");
     if (p.dw) expect_close(p.dw, want[i].dw, unit_dw, rounds, parts, "dw");
     if (testing::Test::HasFatalFailure()) return;
   }
@@ -127,7 +127,7 @@ void expect_variants_match(BwdBatch& batch, int64_t parts = 1) {
   gemm_ref_bwd({want});
   for (const Variant<GemmBwdArgs>* v : runnable_bwd_variants()) {
     SCOPED_TRACE(v->name);
-    expect_match(run(*v, batch), want, v->needs >= Isa::avx512_bf16, parts);
+    expect_match(run(*v, batch), want, v->needs, parts);
     if (testing::Test::HasFatalFailure()) return;
   }
 }

@@ -118,8 +118,9 @@ inline std::vector<GemmProblem> run(const Variant<GemmArgs>& variant, Batch& bat
 
 // Whether the contract lets the variant round this product's x to bf16.
 inline bool rounds_x(const Variant<GemmArgs>& variant, const GemmProblem& p) {
+  const bool tiles = p.y[0] > kGemvRows || p.x_is_in_out;
   return variant.needs >= Isa::avx512_bf16 && p.w.dtype == DType::bf16 && !p.exact && !p.w_is_in_out &&
-         (p.y[0] > kGemvRows || p.x_is_in_out);
+         (tiles || variant.needs == Isa::avx512_bf16);
 }
 
 // The definition's answers, with x rounded to bf16 first where rounded(problem).

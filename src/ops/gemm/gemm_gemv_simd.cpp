@@ -23,13 +23,12 @@ using V = hn::Vec<D>;
 constexpr int64_t kLanes = hn::MaxLanes(D());
 
 constexpr int kStreams =
-    kLanes == 16 ? 4 : 2;                // rows of w at once: times four rows of x, half the registers accumulate
-constexpr size_t kPrefetchBytes = 1024;  // ahead in each stream: 256 B and 4 KiB measured slower
+    kLanes == 16 ? 4 : 2;  // rows of w at once: times four rows of x, half the registers accumulate
 
-// kR rows of w, `apart` elements from each other, against kM rows of x. One accumulator vector per product, so that a
+// kR rows of w, `apart` elements from each other, against kM rows of x; `ahead` (or null) is fetched meanwhile. One accumulator vector per product, so that a
 // row's bits do not depend on how many rows run beside it.
 template <int kM, int kR, class T>
-void dot_rows(const Strip& a, int64_t m0, const T* w, int64_t apart, int64_t n, int64_t n_apart) {
+void dot_rows(const Strip& a, int64_t m0, const T* w, const T* ahead, int64_t apart, int64_t n, int64_t n_apart) {
   const D d;
   const float* x[kM];
   for (int m = 0; m < kM; ++m) x[m] = a.x[m0 + m];
@@ -43,7 +42,7 @@ void dot_rows(const Strip& a, int64_t m0, const T* w, int64_t apart, int64_t n, 
     V wide[kR];
 #pragma GCC unroll 4
     for (int r = 0; r < kR; ++r) {
-      hwy::Prefetch(w + r * apart + k + kPrefetchBytes / sizeof(T));
+      if (ahead) hwy::Prefetch(ahead + r * apart + k);
       wide[r] = load_f32(d, w + r * apart + k);
     }
 #pragma GCC unroll 4
@@ -83,31 +82,27 @@ void dot_rows(const Strip& a, int64_t m0, const T* w, int64_t apart, int64_t n, 
 
 // kR rows of w against every row of x: the passes after the first find w in the cache.
 template <int kR, class T>
-void dot_all(const Strip& a, const T* w, int64_t apart, int64_t n, int64_t n_apart) {
+void dot_all(const Strip& a, const T* w, const T* ahead, int64_t apart, int64_t n, int64_t n_apart) {
   int64_t m = 0;
-  for (; m + 4 <= a.m; m += 4) dot_rows<4, kR>(a, m, w, apart, n, n_apart);
+  for (; m + 4 <= a.m; m += 4, ahead = nullptr) dot_rows<4, kR>(a, m, w, ahead, apart, n, n_apart);
   switch (a.m - m) {
-    case 1: dot_rows<1, kR>(a, m, w, apart, n, n_apart); break;
-    case 2: dot_rows<2, kR>(a, m, w, apart, n, n_apart); break;
-    case 3: dot_rows<3, kR>(a, m, w, apart, n, n_apart); break;
+    case 1: dot_rows<1, kR>(a, m, w, ahead, apart, n, n_apart); break;
+    case 2: dot_rows<2, kR>(a, m, w, ahead, apart, n, n_apart); break;
+    case 3: dot_rows<3, kR>(a, m, w, ahead, apart, n, n_apart); break;
     default: break;
   }
 }
 
-// The n rows are cut into as many runs as rows are read at once, so that each stream is one ascending run of memory. A
-// small matrix is in the cache more often than not: its rows in order, their results side by side.
 template <class T>
 void dots_of(const Strip& a) {
   const T* w = reinterpret_cast<const T*>(a.w);
-  if (a.small) {
-    int64_t n = 0;
-    for (; n + kStreams <= a.n; n += kStreams) dot_all<kStreams>(a, w + n * a.w_stride, a.w_stride, n, 1);
-    for (; n < a.n; ++n) dot_all<1>(a, w + n * a.w_stride, 0, n, 0);
-    return;
+  const DotOrder order = dot_order(a, kStreams);
+  for (int64_t i = 0; i < a.n / kStreams; ++i) {
+    const int64_t n = i * order.step;
+    const T* ahead = reinterpret_cast<const T*>(order.ahead_of(a, n));
+    dot_all<kStreams>(a, w + n * a.w_stride, ahead, order.apart * a.w_stride, n, order.apart);
   }
-  const int64_t run = a.n / kStreams;
-  for (int64_t n = 0; n < run; ++n) dot_all<kStreams>(a, w + n * a.w_stride, run * a.w_stride, n, run);
-  for (int64_t n = run * kStreams; n < a.n; ++n) dot_all<1>(a, w + n * a.w_stride, 0, n, 0);
+  for (int64_t n = order.end; n < a.n; ++n) dot_all<1, T>(a, w + n * a.w_stride, nullptr, 0, n, 0);
 }
 
 void dots(const Strip& a) {

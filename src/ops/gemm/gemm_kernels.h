@@ -5,7 +5,10 @@
 // transposed, c[m / 16][n][m % 16].
 #pragma once
 
+#include <algorithm>
+#include <charconv>
 #include <string>
+#include <string_view>
 
 #include "ops/gemm/gemm.h"
 #include "ops/gemm/gemm_bwd.h"
@@ -102,25 +105,76 @@ struct Strip {
   const std::byte* w;
   DType w_dtype;
   int64_t w_stride, n, k;
+  const std::byte* after;  // the w of the strip that follows, its rows as far apart; null: none
   bool accumulate;
   bool small;  // the whole matrix is at most kSmallBytes
+  // Of the kernels that round x: where to, kAlignment-aligned, room for a row at least; and whether all of it is there already.
+  std::byte* scratch;
+  int64_t scratch_bytes;
+  bool x_is_rounded;
 };
+constexpr int64_t rounded_row_bytes(int64_t k) { return round_up(k, kBf16DepthStep) * 2; }
 constexpr int64_t kSmallBytes = 512 << 10;
-void multiply_strip_dots(const Strip& strip) noexcept;  // gemm_gemv_simd.cpp: w is [n, k]
-void multiply_strip_in_out(
-    const Strip& strip) noexcept;  // gemm_in_out_simd.cpp: w is [k, n]; ascending in k for each y
+using StripKernel = void(const Strip& strip) noexcept;
+StripKernel multiply_strip_dots;              // gemm_gemv_simd.cpp: w is [n, k]
+StripKernel multiply_strip_dots_avx512_bf16;  // the same for w in bf16, x rounded to it
+StripKernel multiply_strip_in_out;            // gemm_in_out_simd.cpp: w is [k, n]; ascending in k for each y
 
-// What a variant is made of. bf16 serves bf16 weights against rounded x; without it f32 serves every dtype.
+// The order in which a strip's rows of w are taken, `streams` at once. Few rows of x against a large matrix are bound by memory: each stream
+// is one ascending run of it. Else in order: a small matrix is in the cache more often than not, and results side by side fill whole
+// lines, where columns far apart of many rows of y evict each other.
+struct DotOrder {
+  int64_t step, apart;      // rows of w between groups, and within one
+  int64_t ahead_bytes = 0;  // from a row to what is fetched meanwhile
+  int64_t end;              // of the groups
+
+  // What to fetch while the group at row n runs, null where there is nothing.
+  const std::byte* ahead_of(const Strip& a, int64_t n) const {
+    const int64_t row_bytes = a.w_stride * size_of(a.w_dtype);
+    if (apart != 1) return a.w + n * row_bytes + ahead_bytes;
+    const int64_t row = n + ahead_bytes / std::max<int64_t>(row_bytes, 1);
+    return row < end ? a.w + row * row_bytes : a.after ? a.after + (row - end) * row_bytes : nullptr;
+  }
+};
+inline DotOrder dot_order(const Strip& a, int64_t streams) {
+  constexpr int64_t kInStream = 1024;  // 256 B and 4 KiB measured slower
+  constexpr int64_t kInOrder =
+      8 << 10;  // from a shared cache: 2 KiB reach two thirds of its rate, 16 KiB no more than 8
+  constexpr int64_t kMostInStreams = 4;  // rows of x
+  const int64_t row_bytes = std::max<int64_t>(a.w_stride * size_of(a.w_dtype), 1), run = a.n / streams;
+  if (!a.small && a.m <= kMostInStreams)
+    return {.step = 1, .apart = run, .ahead_bytes = kInStream, .end = run * streams};
+  const int64_t rows = std::max(round_up(kInOrder / row_bytes, streams), streams);
+  return {.step = streams, .apart = 1, .ahead_bytes = rows * row_bytes, .end = run * streams};
+}
+
+// What a variant is made of. The bf16 ones serve bf16 weights against rounded x; without them the others serve every dtype.
 struct Kernels {
   const TileKernel* f32;
   const TileKernel* bf16;
+  StripKernel* dots_bf16 = nullptr;
 };
 inline constexpr Kernels kKernelsSimd{.f32 = &kTilesF32, .bf16 = nullptr};
 #if defined(__x86_64__)
-inline constexpr Kernels kKernelsAvx512Bf16{.f32 = &kTilesF32, .bf16 = &kTilesAvx512Bf16};
+inline constexpr Kernels kKernelsAvx512Bf16{
+    .f32 = &kTilesF32, .bf16 = &kTilesAvx512Bf16, .dots_bf16 = &multiply_strip_dots_avx512_bf16};
 inline constexpr Kernels kKernelsAmx{.f32 = &kTilesF32, .bf16 = &kTilesAmx};
 #endif
 std::string refusal_of_avx512_bf16();  // why this CPU should not use it; empty where it should. gemm.cpp
+
+// "gemm: problem 3" for messages, made without a stream: every problem of every plan has one.
+class ProblemName {
+ public:
+  ProblemName(std::string_view op, size_t i) {
+    constexpr std::string_view kProblem = ": problem ";
+    char* at = std::copy(kProblem.begin(), kProblem.end(), std::copy(op.begin(), op.end(), text_));
+    *std::to_chars(at, text_ + sizeof text_ - 1, i).ptr = 0;
+  }
+  const char* c_str() const { return text_; }
+
+ private:
+  char text_[48];
+};
 
 // Work that makes operands of a batch. It runs beside the packing of x, in one region.
 struct Preparation {
