@@ -105,6 +105,28 @@ HWY_INLINE void store_sums(D d, V v0, V v1, V v2, V v3, float* to) {
 #endif
 }
 
+#if HWY_MAX_BYTES >= 64
+// Lane i = the sum of the lanes of v[i], by the tree of store_sums.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V sums_of_16(D d, const V (&v)[16]) {
+  const hn::RepartitionToWide<D> d64;
+  const auto within_blocks = [&](const V& v0, const V& v1, const V& v2, const V& v3) HWY_ATTR {
+    const auto s01 = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, v0, v1), hn::InterleaveUpper(d, v0, v1)));
+    const auto s23 = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, v2, v3), hn::InterleaveUpper(d, v2, v3)));
+    return hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, s01, s23)),
+                   hn::BitCast(d, hn::InterleaveUpper(d64, s01, s23)));
+  };
+  // Of two vectors, blocks (0 + 2, 1 + 3) of each, and then all four in each of two blocks.
+  const auto over_blocks = [&](const V& low, const V& high) HWY_ATTR {
+    const V halves = hn::Add(hn::ConcatLowerLower(d, high, low), hn::ConcatUpperUpper(d, high, low));
+    return hn::Add(halves, hn::SwapAdjacentBlocks(halves));
+  };
+  const V even = over_blocks(within_blocks(v[0], v[1], v[2], v[3]), within_blocks(v[8], v[9], v[10], v[11]));
+  const V odd = over_blocks(within_blocks(v[4], v[5], v[6], v[7]), within_blocks(v[12], v[13], v[14], v[15]));
+  return hn::OddEvenBlocks(odd, even);
+}
+#endif
+
 // out[i] = f(in[i]...) for i in [0, n): whole vectors, then one partial vector through the same f, so that an element's
 // bits do not depend on where it stands. out may be one of the inputs. A lambda needs HWY_ATTR after its parameters.
 template <class F, class... T>

@@ -55,16 +55,18 @@ void release_columns(const MlaChunk& c, int64_t h, int64_t d0, int64_t d1) {
   }
 }
 
-// From one array to another, for a prefetch: not a difference of pointers, which may only point into one array.
+// The block that the task after this one begins with; of the last task its own.
 template <class T>
-int64_t elements_between(const T* from, const T* to) {
-  return static_cast<int64_t>(reinterpret_cast<intptr_t>(to) - reinterpret_cast<intptr_t>(from)) /
-         static_cast<int64_t>(sizeof(T));
+const T* first_rows(const MlaChunk& c, int64_t i) {
+  const MlaTask& task = c.tasks[std::min(i, c.n_tasks - 1)];
+  return cache_row<T>(c.groups[task.group].blocks, task.split * kSplit, c.args->R + c.args->Dr);
 }
 
 template <class T>
-void attend_split(const MlaChunk& c, const MlaTask& task, const MlaPartial& to, float* scratch) {
+void attend_split(const MlaChunk& c, int64_t i_task, float* scratch) {
   const MlaArgs& a = *c.args;
+  const MlaTask& task = c.tasks[i_task];
+  const MlaPartial to = c.partial(i_task);
   const MlaGroup& g = c.groups[task.group];
   const int64_t E = a.R + a.Dr, begin = task.split * kSplit;
   const int64_t all = c.limit(g, g.row + g.rows - 1), end = std::min(begin + kSplit, all);
@@ -76,17 +78,17 @@ void attend_split(const MlaChunk& c, const MlaTask& task, const MlaPartial& to, 
   for (int64_t key = begin; key < end; key += kMlaBlock) {
     const int64_t keys = std::min(kMlaBlock, end - key);
     const T* rows = cache_row<T>(g.blocks, key, E);
-    const T* next = key + kMlaBlock < all ? cache_row<T>(g.blocks, key + kMlaBlock, E) : rows;
-    dot_rows<T>({g.rows, keys, E, c.q + g.row * E, E, rows, E, scratch, kMlaBlock, 1});
+    const T* next = key + kMlaBlock < end ? cache_row<T>(g.blocks, key + kMlaBlock, E) : first_rows<T>(c, i_task + 1);
+    dot_rows<T>({g.rows, keys, E, c.q + g.row * E, E, rows, E, scratch, kMlaBlock, 1, next});
     for (int64_t i = 0; i < g.rows; ++i) limit[i] = std::clamp<int64_t>(c.limit(g, g.row + i) - key, 0, keys);
     softmax_block(softmax, a.scale);
-    gather_values<T>(softmax, {rows, E, a.R, elements_between(rows, next)}, to.y, a.R);
+    gather_values<T>(softmax, {rows, E, a.R}, to.y, a.R);
   }
 }
 
 void attend_task(const MlaChunk& c, int64_t i, float* scratch) {
-  if (c.args->cache_dtype == DType::bf16) attend_split<bf16>(c, c.tasks[i], c.partial(i), scratch);
-  else attend_split<float>(c, c.tasks[i], c.partial(i), scratch);
+  if (c.args->cache_dtype == DType::bf16) attend_split<bf16>(c, i, scratch);
+  else attend_split<float>(c, i, scratch);
 }
 
 // Adds the splits in flight to one row's result, in their order: both are brought to the larger max. Every row sees key

@@ -9,6 +9,7 @@
 #endif
 
 #include <algorithm>
+#include <cstring>
 
 #include <hwy/cache_control.h>
 #include <hwy/highway.h>
@@ -25,11 +26,11 @@ using Tag = hn::ScalableTag<float>;
 using Vec = hn::Vec<Tag>;
 constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(Tag()));
 
-// Accumulators fill the register file: 8 x 2 or 8 x 3 of 32 registers, 6 x 2 or 4 x 3 of 16.
+// Accumulators fill the register file: 8 x 2 of 32 registers, 6 x 2 of 16. Dot products have 16 of 32, so that their sums make
+// one vector, or 4 x 3 of 16.
 constexpr int kSumRows = kLanes >= 16 ? 8 : kLanes >= 8 ? 6 : 4;
 constexpr int kSumVectors = 2;
-constexpr int kDotRows = kLanes >= 16 ? 8 : 4;
-constexpr int kDotColumns = 3;
+constexpr int kDotRows = 4;
 
 // sum_rows: c[i, :] = c_scale[i] c[i, :] + sum_k a[i, k] b[k, :]      b [k, n], vectors along n; a turned when a_step > 1
 template <class T>
@@ -113,8 +114,76 @@ struct DotRows {
   int64_t ldb;
   float* c;  // element (i, j) at c + i * row_stride + j * column_stride
   int64_t row_stride, column_stride;
+  const T* after =
+      nullptr;  // rows that a coming call reads, as far apart as b's, or null: with them b is fetched ahead, and then they
 };
 
+// From far caches rows come at a quarter of their rate unless they are asked for so many bytes ahead.
+constexpr int64_t kDotAheadBytes = 8 << 10;
+
+// Fetches what lies kDotAheadBytes behind rows [column, column + columns) of b.
+template <class T>
+HWY_INLINE void prefetch_rows(const DotRows<T>& p, int64_t column, int64_t columns) {
+  const int64_t row_bytes = p.ldb * static_cast<int64_t>(sizeof(T));
+  const int64_t row = column + (kDotAheadBytes + row_bytes - 1) / row_bytes;
+  const T* from = row < p.n ? p.b + row * p.ldb : p.after + (row - p.n) * p.ldb;
+  const char* bytes = reinterpret_cast<const char*>(from);
+  for (int64_t i = 0; i < columns * row_bytes; i += 64) hwy::Prefetch(bytes + i);
+}
+
+#if HWY_MAX_BYTES >= 64
+// `columns` columns; those of the tile beyond them repeat the last.
+template <int kRows, class T>
+HWY_INLINE void dot_rows_tile(const DotRows<T>& p, int64_t row, int64_t column, int64_t columns) {
+  constexpr int kColumns = 16 / kRows;
+  const Tag d;
+  const float* a = p.a + row * p.lda;
+  const T* b[kColumns];
+#pragma GCC unroll 16
+  for (int j = 0; j < kColumns; ++j) b[j] = p.b + (column + std::min<int64_t>(j, columns - 1)) * p.ldb;
+  Vec sum[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) sum[i] = hn::Zero(d);
+  int64_t k = 0;
+  for (; k + kLanes <= p.k; k += kLanes) {
+    Vec ak[kRows];
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) ak[i] = in_register(d, hn::LoadU(d, a + i * p.lda + k));
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns; ++j) {
+      const Vec bk = load_f32(d, b[j] + k);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) sum[i * kColumns + j] = hn::MulAdd(ak[i], bk, sum[i * kColumns + j]);
+    }
+  }
+  if (k < p.k)
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns; ++j) {
+      const Vec bk = load_f32_n(d, b[j] + k, p.k - k);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i)
+        sum[i * kColumns + j] = hn::MulAdd(load_f32_n(d, a + i * p.lda + k, p.k - k), bk, sum[i * kColumns + j]);
+    }
+  alignas(64) float sums[16];
+  hn::Store(sums_of_16(d, sum), d, sums);
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
+    float* c = p.c + (row + i) * p.row_stride + column * p.column_stride;
+    if (p.column_stride == 1 && columns == kColumns) std::memcpy(c, sums + i * kColumns, kColumns * sizeof(float));
+    else
+      for (int j = 0; j < columns; ++j) c[j * p.column_stride] = sums[i * kColumns + j];
+  }
+}
+
+template <int kRows, class T>
+void dot_rows_band(const DotRows<T>& p, int64_t row) {
+  constexpr int64_t kColumns = 16 / kRows;
+  for (int64_t column = 0; column < p.n; column += kColumns) {
+    if (p.after && row == 0) prefetch_rows(p, column, kColumns);
+    dot_rows_tile<kRows>(p, row, column, std::min(kColumns, p.n - column));
+  }
+}
+#else
 template <int kRows, int kColumns, class T>
 HWY_INLINE void dot_rows_tile(const DotRows<T>& p, int64_t row, int64_t column) {
   const Tag d;
@@ -150,16 +219,19 @@ HWY_INLINE void dot_rows_tile(const DotRows<T>& p, int64_t row, int64_t column) 
 template <int kRows, class T>
 void dot_rows_band(const DotRows<T>& p, int64_t row) {
   int64_t column = 0;
-  for (; column + kDotColumns <= p.n; column += kDotColumns) dot_rows_tile<kRows, kDotColumns>(p, row, column);
+  for (; column + 3 <= p.n; column += 3) {
+    if (p.after && row == 0) prefetch_rows(p, column, 3);
+    dot_rows_tile<kRows, 3>(p, row, column);
+  }
   for (; column < p.n; ++column) dot_rows_tile<kRows, 1>(p, row, column);
 }
+#endif
 
 // Bands of rows outside, columns inside: a band of a stays in L1 while b streams past.
 template <class T>
 void dot_rows(const DotRows<T>& p) {
   int64_t row = 0;
   for (; row + kDotRows <= p.m; row += kDotRows) dot_rows_band<kDotRows>(p, row);
-  if (row + 4 <= p.m) dot_rows_band<4>(p, row), row += 4;
   if (row + 2 <= p.m) dot_rows_band<2>(p, row), row += 2;
   for (; row < p.m; ++row) dot_rows_band<1>(p, row);
 }

@@ -69,7 +69,7 @@ template <class T>
 struct BlockValues {
   const T* rows;  // [kMlaBlock, width]
   int64_t stride, width;
-  int64_t ahead;  // as in SumRows
+  int64_t ahead = 0;  // as in SumRows
 };
 
 // y[i, :] = factor[i] y[i, :] + sum over the keys j < limit[i] of score[i, j] rows[j, :]. A row's own limit ends its
