@@ -125,13 +125,16 @@ void run_steps(const LinearAttnArgs& a, const Exec& exec) {
   Workspace::Scope scope(exec.workspace);
   const int64_t scratch_floats = step_scratch_floats(Dk);
   float* scratch = exec.workspace.take<float>(n_threads * scratch_floats);
-  exec.pool.parallel_for(B * H * slices, 1, [&](int64_t task_begin, int64_t task_end, int thread) {
+  const int64_t n_tasks = B * H * slices, grain = std::max<int64_t>(n_tasks / (4 * n_threads), 1);
+  exec.pool.parallel_for(n_tasks, grain, [&](int64_t task_begin, int64_t task_end, int thread) {
     for (int64_t task = task_begin; task < task_end; ++task) {
       const int64_t slice = task % slices, h = task / slices % H, b = task / slices / H;
       const int64_t n_tokens = start[b + 1] - start[b], n = stepped_tokens(a, b);
       if (n == 0) continue;
       const int64_t begin = units * slice / slices * 16, end = std::min(Dv, units * (slice + 1) / slices * 16);
-      step_head(tokens_of(head_of(a, b, h), n_tokens - n, n), begin, end, scratch + thread * scratch_floats);
+      const bool has_next = task + 1 < task_end && slices == 1;
+      const float* next = has_next ? a.state[(task + 1) / H] + (task + 1) % H * Dk * Dv : nullptr;
+      step_head(tokens_of(head_of(a, b, h), n_tokens - n, n), begin, end, next, scratch + thread * scratch_floats);
     }
   });
 }

@@ -49,15 +49,16 @@ HWY_INLINE StepToken make_step_token(const LinearAttnHead& x, int64_t t, float* 
 }
 
 // kVecs vectors of value columns of one token; `columns` of them exist (fewer than kVecs vectors hold only when kVecs
-// is 1).
+// is 1). The same columns of the state `next` are fetched meanwhile: those of many sequences lie in a far cache.
 template <int kVecs>
 HWY_INLINE void step_columns(const StepToken& t, const float* HWY_RESTRICT v, float* HWY_RESTRICT s, int64_t s_stride,
-                             int64_t Dk, int64_t columns, float* HWY_RESTRICT out) {
+                             int64_t Dk, int64_t columns, float* HWY_RESTRICT out, const float* next) {
   const F f;
   Vec r[kVecs], p[kVecs];
   for (int j = 0; j < kVecs; ++j) r[j] = p[j] = hn::Zero(f);
   for (int64_t i = 0; i < Dk; ++i) {
     const auto ki = hn::Set(f, t.decayed_k[i]), qi = hn::Set(f, t.decayed_q[i]);
+    if (next && i % 2 == 0) prefetch_row(next + i * s_stride, columns);
     for (int j = 0; j < kVecs; ++j) {
       const auto sij = load_row(s + i * s_stride, j * lanes(), columns);
       r[j] = hn::MulAdd(ki, sij, r[j]);
@@ -72,6 +73,7 @@ HWY_INLINE void step_columns(const StepToken& t, const float* HWY_RESTRICT v, fl
   }
   for (int64_t i = Dk - 1; i >= 0; --i) {  // downwards: the rows read last are the ones still in the first-level cache
     const auto di = hn::Set(f, t.decay[i]), ki = hn::Set(f, t.k[i]);
+    if (next && i % 2 == 1) prefetch_row(next + i * s_stride, columns);
     for (int j = 0; j < kVecs; ++j) {
       const auto sij = load_row(s + i * s_stride, j * lanes(), columns);
       store_row(hn::MulAdd(di, sij, hn::Mul(ki, r[j])), s + i * s_stride, j * lanes(), columns);
@@ -79,20 +81,21 @@ HWY_INLINE void step_columns(const StepToken& t, const float* HWY_RESTRICT v, fl
   }
 }
 
-// All tokens of the head, value columns [begin, end).
-inline void step_head(const LinearAttnHead& x, int64_t begin, int64_t end, float* scratch) {
+// All tokens of the head, value columns [begin, end). next: the state that this thread needs after it, or null.
+inline void step_head(const LinearAttnHead& x, int64_t begin, int64_t end, const float* next, float* scratch) {
   for (int64_t t = 0; t < x.n_tokens; ++t) {
     const StepToken token = make_step_token(x, t, scratch);
     const float* v = x.v + t * x.v_stride;
     float* out = x.out + t * x.out_stride;
+    const auto ahead = [&](int64_t c) { return next && t + 1 == x.n_tokens ? next + c : nullptr; };
     int64_t c = begin;
     for (; c + kStepVecs * lanes() <= end; c += kStepVecs * lanes())
-      step_columns<kStepVecs>(token, v + c, x.state + c, x.Dv, x.Dk, kStepVecs * lanes(), out + c);
+      step_columns<kStepVecs>(token, v + c, x.state + c, x.Dv, x.Dk, kStepVecs * lanes(), out + c, ahead(c));
     if constexpr (kStepVecs > 4)  // heads of 64
       for (; c + 4 * lanes() <= end; c += 4 * lanes())
-        step_columns<4>(token, v + c, x.state + c, x.Dv, x.Dk, 4 * lanes(), out + c);
+        step_columns<4>(token, v + c, x.state + c, x.Dv, x.Dk, 4 * lanes(), out + c, ahead(c));
     for (; c < end; c += lanes())
-      step_columns<1>(token, v + c, x.state + c, x.Dv, x.Dk, std::min(lanes(), end - c), out + c);
+      step_columns<1>(token, v + c, x.state + c, x.Dv, x.Dk, std::min(lanes(), end - c), out + c, ahead(c));
   }
 }
 

@@ -1,6 +1,6 @@
-// Short causal convolution with Highway vectors. Two regions: every output from the inputs and the old states, then the
-// new states. So no piece writes what another reads, and an output is the same expression wherever its token stands in
-// a call.
+// Short causal convolution with Highway vectors. A tile of tokens and channels makes its outputs and the new states of the sequences that
+// it has whole; those that several tiles share get theirs in a second region. So no piece writes what another reads, and
+// an output is the same expression wherever its token stands in a call.
 #include <algorithm>
 #include <cstring>
 
@@ -8,6 +8,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/short_conv/short_conv_simd.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -24,6 +25,23 @@ constexpr int64_t kTileTokens = 64, kTileChannels = 256;  // taps of a tile: 8 K
 struct ConvTile {
   int64_t token_begin, token_end, channel_begin, channels;
 };
+
+// Whether one tile has all tokens of sequence b, which is not empty.
+inline bool is_in_one_tile(const ShortConvArgs& a, int64_t b) {
+  const int32_t* starts = a.seq_start.as<int32_t>();
+  return starts[b] / kTileTokens == (starts[b + 1] - 1) / kTileTokens;
+}
+
+// Row i of the new state is input n - (W - 1) + i of the call: from x, or a row of the old state moved up by n >= 1.
+inline void shift_state(const ShortConvArgs& a, int64_t b, int64_t channel_begin, int64_t channels) {
+  const int64_t C = a.x[1], kept = a.weight[1] - 1;
+  const int64_t begin = a.seq_start.as<int32_t>()[b], n = a.seq_start.as<int32_t>()[b + 1] - begin;
+  for (int64_t i = 0; i < kept; ++i) {
+    const float* from = i + n < kept ? a.state[b] + (i + n) * C : a.x.row<float>(begin + n - kept + i);
+    std::memcpy(a.state[b] + i * C + channel_begin, from + channel_begin,
+                static_cast<size_t>(channels) * sizeof(float));
+  }
+}
 
 }  // namespace linnet::ops
 #endif
@@ -71,13 +89,22 @@ void conv_row(const float* const* input, const float (*taps)[kTileChannels], int
   store_n(finish(sum), d, y + c, rest);
 }
 
+// States of many sequences lie scattered in a far cache: without asking, each of their short rows is waited for.
+constexpr int64_t kSequencesAhead = 2;
+inline void prefetch_state(const ShortConvArgs& a, int64_t b, const ConvTile& tile) {
+  for (int64_t i = 0; i + 1 < a.weight[1]; ++i)
+    for (int64_t c = 0; c < tile.channels; c += 16) hwy::Prefetch(a.state[b] + i * a.x[1] + tile.channel_begin + c);
+}
+
 template <int W>
 void conv_tokens(const ShortConvArgs& a, const ConvTile& tile, const float (*taps)[kTileChannels]) {
   const int64_t C = a.x[1];
   const int32_t* starts = a.seq_start.as<int32_t>();
+  const int64_t B = a.seq_start[0] - 1;
   int64_t b = std::upper_bound(starts, starts + a.seq_start[0], tile.token_begin) - starts - 1;
   for (int64_t t = tile.token_begin; t < tile.token_end; ++t) {
     while (starts[b + 1] <= t) ++b;
+    if (t == starts[b] && b + kSequencesAhead < B) prefetch_state(a, b + kSequencesAhead, tile);
     const float* input[W];
     for (int j = 0; j < W; ++j) {
       const int64_t from = t - (W - 1) + j,
@@ -86,6 +113,7 @@ void conv_tokens(const ShortConvArgs& a, const ConvTile& tile, const float (*tap
       input[j] = row + tile.channel_begin;
     }
     conv_row<W>(input, taps, tile.channels, a.silu, a.y.row<float>(t) + tile.channel_begin);
+    if (W > 1 && t + 1 == starts[b + 1] && is_in_one_tile(a, b)) shift_state(a, b, tile.channel_begin, tile.channels);
   }
 }
 
@@ -119,17 +147,6 @@ constexpr int64_t kGrainElements = 8192;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Row i of the new state is input n - (W - 1) + i of the call: from x, or a row of the old state moved up by n >= 1.
-void shift_state(const ShortConvArgs& a, int64_t b) {
-  const int64_t C = a.x[1], kept = a.weight[1] - 1;
-  const int64_t begin = a.seq_start.as<int32_t>()[b], n = a.seq_start.as<int32_t>()[b + 1] - begin;
-  if (n == 0) return;
-  for (int64_t i = 0; i < kept; ++i) {
-    const float* from = i + n < kept ? a.state[b] + (i + n) * C : a.x.row<float>(begin + n - kept + i);
-    std::memcpy(a.state[b] + i * C, from, static_cast<size_t>(C) * sizeof(float));
-  }
-}
-
 }  // namespace
 
 void short_conv_simd(const ShortConvArgs& a, const Exec& exec) noexcept {
@@ -144,11 +161,13 @@ void short_conv_simd(const ShortConvArgs& a, const Exec& exec) noexcept {
       HWY_DYNAMIC_DISPATCH(conv_tile)(a, tile);
     }
   };
-  const auto shift_states = [&](int64_t begin, int64_t end, int) {
-    for (int64_t b = begin; b < end; ++b) shift_state(a, b);
-  };
   exec.pool.parallel_for(rows * columns, ceil_div(kGrainElements, tile_elements), conv_tiles);
-  if (kept > 0) exec.pool.parallel_for(B, ceil_div(kGrainElements, kept * C), shift_states);
+  if (kept == 0 || rows == 1) return;
+  exec.pool.parallel_for(B, ceil_div(kGrainElements, kept * C), [&](int64_t begin, int64_t end, int) {
+    const int32_t* starts = a.seq_start.as<int32_t>();
+    for (int64_t b = begin; b < end; ++b)
+      if (starts[b] < starts[b + 1] && !is_in_one_tile(a, b)) shift_state(a, b, 0, C);
+  });
 }
 
 }  // namespace linnet::ops

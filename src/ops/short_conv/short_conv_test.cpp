@@ -49,7 +49,8 @@ void run(ConvCase& c, int n_threads = 2) {
 }
 
 TEST(ShortConv, MatchesReference) {
-  const std::vector<std::vector<int32_t>> batches = {{}, {0}, {1}, {2, 0, 3}, {0, 5, 1, 0, 9}, {63, 64, 65, 0}, {200}};
+  const std::vector<std::vector<int32_t>> batches = {{},    {0},       {1}, {2, 0, 3}, {0, 5, 1, 0, 9}, {63, 64, 65, 0},
+                                                     {200}, {63, 2, 3}};
   for (const auto& lengths : batches)
     for (int64_t C : {1, 7, 16, 19, 256, 300})
       for (int64_t W : {1, 2, 3, 4, 5, 6, 7, 8})
