@@ -5,7 +5,8 @@
   // prep_kernel: registers 168, spills 8, stack 8.   this kernel
 
 in a comment of the file that defines the kernel. Of several instances of a template the most counts; spills are bytes of stores and loads,
-stack is bytes of the frame. What is not declared is 0; registers that are not declared are not compared.
+stack is bytes of the frame. What is not declared is 0; registers that are not declared are not compared. The hardware allots registers in
+eights: a declaration holds when it leads to as many as the kernel needs.
 
   tools/check_kernels.py LOG          LOG: output of a fresh configuration and a full build (cmake/cuda.cmake compiles with -Xptxas=-v);
                                       prints the kernels and one line per finding, exit status 1 when there is one
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASE = '13.0'  # of nvcc, by which the declared figures were made
+ALLOTTED = 8  # registers of a thread at a time
 
 COMPILER = re.compile(r'The CUDA compiler identification is NVIDIA ([\d.]+)')
 OBJECT = re.compile(r'Building CUDA object \S*?\.dir/(src/\S+\.cu)\.o')
@@ -100,7 +102,8 @@ def compare(path, name, use, declared):
     findings = []
     for what, expected, got in (('registers', registers, use.registers), ('bytes of spills', spills, use.spills),
                                 ('bytes of stack', stack, use.stack)):
-        if expected is not None and expected != got:
+        unit = ALLOTTED if what == 'registers' else 1
+        if expected is not None and -(-expected // unit) != -(-got // unit):
             findings.append(f'{path}: {name}: {what}: declared {expected}, got {got}')
     return findings
 
@@ -172,8 +175,8 @@ ptxas info    : Used 20 registers, used 1 barriers
 '''
 # where, what is replaced, by what, what the finding must say
 PLANTED = [
-    ('log', 'Used 66 registers', 'Used 67 registers', 'o_sm90.cu: step_kernel: registers: declared 66, got 67'),
-    ('log', 'Used 20 registers', 'Used 21 registers', 'o_sm90.cuh: shared_kernel: registers: declared 20, got 21'),
+    ('log', 'Used 66 registers', 'Used 73 registers', 'o_sm90.cu: step_kernel: registers: declared 66, got 73'),
+    ('log', 'Used 20 registers', 'Used 25 registers', 'o_sm90.cuh: shared_kernel: registers: declared 20, got 25'),
     ('log', '0 bytes spill stores', '12 bytes spill stores', 'step_kernel: bytes of spills: declared 0, got 12'),
     ('log', '4 bytes spill loads', '0 bytes spill loads', 'first_kernel: bytes of spills: declared 8, got 4'),
     ('log', '16 bytes stack frame', '24 bytes stack frame', 'first_kernel: bytes of stack: declared 16, got 24'),
@@ -181,7 +184,7 @@ PLANTED = [
     ('log', '13.0.88', '13.1.80', 'expected the log of a fresh configuration with nvcc 13.0, got 13.1.80'),
     ('log', '-- The CUDA', '-- The', 'got none'),
     ('log', '[2/3]', 'ptxas info : (C7510) Potential Performance Loss: wgmma serialized\n[2/3]', 'wgmma serialized'),
-    ('src/ops/o/o_sm90.cu', '66', '65', 'registers: declared 65, got 66'),
+    ('src/ops/o/o_sm90.cu', '66', '64', 'registers: declared 64, got 66'),
     ('src/ops/o/o_sm90.cu', 'spills 0', 'spills 8', 'bytes of spills: declared 8, got 0'),
     ('src/ops/o/o_sm90.cu', '// What', '// Registers 1.\n// What', 'registers are declared twice'),
     ('src/ops/o/o_sm90_two.cu', '// first_kernel: ', '// last_kernel: ', 'last_kernel: declares registers, but there is no kernel'),
@@ -195,6 +198,8 @@ def self_test():
     failures = [f'clean log: {f}' for f in findings]
     if len(kernels) != 4 or sum(k.instances for k in kernels.values()) != 5:
         failures.append(f'expected 4 kernels in 5 instances, got {sorted(kernels)}')
+    if findings := check(LOG.replace('Used 66', 'Used 65'), SOURCES)[1]:
+        failures.append(f'65 registers, declared 66: {findings}')
     for where, old, new, expected in PLANTED:
         log, sources = LOG, dict(SOURCES)
         if where == 'log':
