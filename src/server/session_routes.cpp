@@ -35,8 +35,10 @@ void with_disk(Body body) {
   }
 }
 
-// The state of a reply is remembered a moment after its end, when the scheduler finds the time.
-void wait_for_replies(const Service& service) {
+// The state of a reply is remembered a moment after its end, when the scheduler finds the time. A reply that has just ended counts once
+// its round is over.
+void wait_for_replies(Service& service) {
+  service.scheduler.with_cache([](runtime::PrefixCache&) {});
   const auto until = std::chrono::steady_clock::now() + kPatience;
   while (service.scheduler.stats().replies_to_settle > 0 && std::chrono::steady_clock::now() < until)
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
