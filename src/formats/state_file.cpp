@@ -214,6 +214,8 @@ StateHeader read_state_header(const std::filesystem::path& path) {
 const StateHeader& StateFile::header() const { return state_->header; }
 const std::vector<StateSection>& StateFile::sections() const { return state_->sections; }
 
+const std::string& StateFile::place() const { return state_->place; }
+
 std::optional<ConstTensor> StateFile::find(std::string_view name) const {
   for (const StateSection& section : state_->sections)
     if (section.name == name) return section.data;

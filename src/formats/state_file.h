@@ -50,7 +50,8 @@ class StateFile {
   const StateHeader& header() const;
   const std::vector<StateSection>& sections() const;
   std::optional<ConstTensor> find(std::string_view name) const;
-  std::string place(std::string_view section) const;  // "PATH: kda.0", for messages
+  const std::string& place() const;                   // "PATH", for messages
+  std::string place(std::string_view section) const;  // "PATH: kda.0"
 
  private:
   struct State;

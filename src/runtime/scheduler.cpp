@@ -35,8 +35,11 @@ class Scheduler::Core {
   SchedulerStats stats() const;
   void with_cache(FunctionRef<void(PrefixCache&)> body);
   std::unique_ptr<LentState> copy_state(std::span<const int32_t> tokens);
+  std::unique_ptr<LentState> lend_state(int64_t n_tokens);
+  void remember(std::span<const int32_t> tokens, std::unique_ptr<LentState> state);
 
  private:
+  std::unique_ptr<LentState> lend(FunctionRef<size_t(StateSlot& slot)> take);
   std::unique_ptr<Job> make_job(Request request) const;
   double retry_after() const;
   void run();
@@ -209,30 +212,43 @@ void Scheduler::Core::with_cache(FunctionRef<void(PrefixCache&)> body) {
   done->get_future().get();
 }
 
-std::unique_ptr<LentState> Scheduler::Core::copy_state(std::span<const int32_t> tokens) {
+// `take` fills the slot, or not, and returns the bytes that are promised to it; it runs between two passes.
+std::unique_ptr<LentState> Scheduler::Core::lend(FunctionRef<size_t(StateSlot& slot)> take) {
   {
     const std::lock_guard lock(mutex_);
     if (n_lent_ == kMostLent)
-      throw Busy(cat("scheduler: ", n_lent_, " states are being written already"), retry_after(), false);
+      throw Busy(cat("scheduler: ", n_lent_, " states are being read or written already"), retry_after(), false);
     ++n_lent_;
   }
   StateSlot slot = engine_.new_slot();
   size_t bytes = 0;
   try {
-    with_cache([&](PrefixCache&) { bytes = batcher_.copy_state(tokens, slot); });
+    with_cache([&](PrefixCache&) { bytes = take(slot); });
   } catch (...) {
     const std::lock_guard lock(mutex_);
     --n_lent_;
     throw;
   }
-  return std::make_unique<LentState>(std::move(slot), [this, bytes] {
+  return std::make_unique<LentState>(std::move(slot), bytes, [this](size_t left) {
     {
       const std::lock_guard lock(mutex_);
       --n_lent_;
-      tasks_.push_back([this, bytes] { batcher_.take_back(bytes); });
+      tasks_.push_back([this, left] { batcher_.take_back(left); });
     }
     work_.notify_one();
   });
+}
+
+std::unique_ptr<LentState> Scheduler::Core::copy_state(std::span<const int32_t> tokens) {
+  return lend([&](StateSlot& slot) { return batcher_.copy_state(tokens, slot); });
+}
+
+std::unique_ptr<LentState> Scheduler::Core::lend_state(int64_t n_tokens) {
+  return lend([&](StateSlot&) { return batcher_.lend_memory(n_tokens); });
+}
+
+void Scheduler::Core::remember(std::span<const int32_t> tokens, std::unique_ptr<LentState> state) {
+  with_cache([&](PrefixCache&) { batcher_.remember(tokens, *state); });
 }
 
 // Ends what waits and was cancelled, is late, or has to go.
@@ -266,6 +282,10 @@ Scheduler::~Scheduler() = default;
 
 std::unique_ptr<Stream> Scheduler::submit(Request request) { return core_->submit(std::move(request)); }
 std::unique_ptr<LentState> Scheduler::copy_state(std::span<const int32_t> tokens) { return core_->copy_state(tokens); }
+std::unique_ptr<LentState> Scheduler::lend_state(int64_t n_tokens) { return core_->lend_state(n_tokens); }
+void Scheduler::remember(std::span<const int32_t> tokens, std::unique_ptr<LentState> state) {
+  core_->remember(tokens, std::move(state));
+}
 void Scheduler::drain(std::chrono::steady_clock::time_point until) { core_->drain(until); }
 SchedulerStats Scheduler::stats() const { return core_->stats(); }
 void Scheduler::with_cache(FunctionRef<void(PrefixCache&)> body) { core_->with_cache(body); }

@@ -63,24 +63,27 @@ struct SchedulerStats {
   int64_t cache_entries = 0, cache_evictions = 0;
 };
 
-// A state outside of the scheduler, for a file to be written from it while others generate. Its memory is promised to it as to a
-// request, and comes back when it goes. The scheduler outlives it.
+// A state outside of the scheduler, for a file to be written from it, or read into it, while others generate. Its memory is promised to
+// it as to a request, and comes back when it goes. The scheduler outlives it.
 class LentState {
  public:
-  LentState(StateSlot state, std::function<void()> given_back)
-      : slot_(std::move(state)), given_back_(std::move(given_back)) {}
+  using GiveBack = std::function<void(size_t bytes)>;
+  LentState(StateSlot state, size_t bytes, GiveBack give_back)
+      : slot_(std::move(state)), bytes_(bytes), give_back_(std::move(give_back)) {}
   ~LentState() {
     slot_.reset();
-    given_back_();
+    give_back_(bytes_);
   }
   LentState(const LentState&) = delete;
   LentState& operator=(const LentState&) = delete;
 
-  const StateSlot& slot() const { return slot_; }
+  StateSlot& slot() { return slot_; }
 
  private:
+  friend class Batcher;
   StateSlot slot_;
-  std::function<void()> given_back_;
+  size_t bytes_;  // promised
+  GiveBack give_back_;
 };
 
 class Scheduler {
@@ -108,6 +111,11 @@ class Scheduler {
   // A copy of the longest state of these tokens that the prefix cache holds, made between two passes. Throws InvalidArgument when there
   // is no cache, or no such state in it; Busy when kMostLent are out, or requests have the memory.
   std::unique_ptr<LentState> copy_state(std::span<const int32_t> tokens);
+  // An empty state with memory for so many tokens, which what is cached gives way to. Throws InvalidArgument when there is no cache,
+  // OutOfMemory for more than there can be, Busy as above.
+  std::unique_ptr<LentState> lend_state(int64_t n_tokens);
+  // Puts the state, which is of these tokens, into the cache, where the next prompt that begins alike finds it.
+  void remember(std::span<const int32_t> tokens, std::unique_ptr<LentState> state);
 
   SchedulerStats stats() const;
 

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <map>
 
 #include "core/errors.h"
 #include "core/text.h"
@@ -52,7 +51,7 @@ const std::string& note(const Notes& notes, const char* key, const std::string& 
   return found->second;
 }
 
-Session session_of(const std::map<std::string, std::string>& notes, int64_t state_tokens, const std::string& place) {
+Session session_of(const formats::Metadata& notes, int64_t state_tokens, const std::string& place) {
   Session session{ids_of_text(note(notes, kTokens, place), place), note(notes, kMessages, place)};
   const auto n = static_cast<int64_t>(session.tokens.size());
   if (state_tokens <= 0 || state_tokens % kCacheBlock != 0 || state_tokens > n)
@@ -83,34 +82,13 @@ void SessionStore::save(const std::string& name, const Session& session, const S
   slot.export_to(path, {{kTokens, text_of_ids(session.tokens)}, {kMessages, session.messages}});
 }
 
-SessionStore::Loaded SessionStore::load(const std::string& name, StatePool& pool) const {
+SessionStore::Saved SessionStore::open(const std::string& name) const {
   const std::filesystem::path path = path_of(name);
   if (!has(name)) throw InvalidArgument(cat("session ", name, ": there is none of that name"));
-  StateSlot slot(pool);
-  const std::map<std::string, std::string> notes = slot.import_from(path);
-  Session session = session_of(notes, slot.n_tokens(), path.string());
-  return {std::move(session), std::move(slot)};
-}
-
-Session SessionStore::load(const std::string& name, PrefixCache& cache) const {
-  StatePool& pool = cache.pool();
-  const auto into_cache = [&] {
-    Loaded loaded = load(name, pool);
-    const int64_t n = loaded.slot.n_tokens();
-    cache.make_room(pool.bytes_of(n));  // its rows count as the cache's once the slot has gone
-    cache.insert(std::span(loaded.session.tokens).first(static_cast<size_t>(n)), loaded.slot);
-    return std::move(loaded.session);
-  };
-  try {
-    return into_cache();
-  } catch (
-      const OutOfMemory&) {  // the file itself is right, so it may cost others their place: once as a slot, and one state more
-    const formats::StateHeader header = formats::read_state_header(path_of(name));
-    const size_t needed = pool.bytes_of(n_tokens_of(header, name)) + pool.sequence_bytes();
-    const size_t free = pool.limit() - std::min(pool.limit(), pool.bytes());
-    if (needed <= free || cache.evict(needed - free) < needed - free) throw;
-  }
-  return into_cache();
+  formats::StateFile file = formats::StateFile::read(path);
+  const int64_t n_tokens = n_tokens_of(file.header(), file.place());
+  Session session = session_of(file.header().metadata, n_tokens, file.place());
+  return {std::move(session), n_tokens, std::move(file)};
 }
 
 bool SessionStore::has(const std::string& name) const {

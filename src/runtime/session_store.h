@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "formats/state_file.h"
 #include "runtime/prefix_cache.h"
 
 namespace linnet::runtime {
@@ -36,16 +37,19 @@ class SessionStore {
   // Several threads may save at once; of one name the last to end stays.
   void save(const std::string& name, const Session& session, const StateSlot& slot) const;
 
-  struct Loaded {
+  // A session as its file has it: read and checked as a whole. The state waits in the file for memory.
+  struct Saved {
     Session session;
-    StateSlot slot;
+    int64_t state_tokens;
+    formats::StateFile file;
+
+    std::span<const int32_t> tokens_of_state() const {
+      return std::span(session.tokens).first(static_cast<size_t>(state_tokens));
+    }
   };
-  // Throws InvalidArgument when there is no such session; FormatError for a file that is truncated, corrupt, or not a session of this
-  // model; IoError; OutOfMemory.
-  Loaded load(const std::string& name, StatePool& pool) const;
-  // The same into the cache, which the next prompt that begins alike restores from, and which makes room first. When it throws
-  // FormatError, the cache is as it was.
-  Session load(const std::string& name, PrefixCache& cache) const;
+  // Throws InvalidArgument when there is no such session; FormatError for a file that is truncated, corrupt, or no session; IoError.
+  // StateSlot::import_from takes the state, and refuses that of another model.
+  Saved open(const std::string& name) const;
 
   bool has(const std::string& name) const;
   bool remove(const std::string& name) const;  // false: there was none. Throws IoError

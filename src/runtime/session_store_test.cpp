@@ -38,6 +38,14 @@ Tokens tokens_of(uint64_t seed, size_t n) {
   return out;
 }
 
+Session load(const SessionStore& store, const std::string& name, PrefixCache& cache) {
+  SessionStore::Saved saved = store.open(name);
+  StateSlot slot(cache.pool());
+  slot.import_from(saved.file);
+  cache.insert(saved.tokens_of_state(), slot);
+  return std::move(saved.session);
+}
+
 // One life of the program: an engine and its cache.
 struct Life {
   Engine engine{kData + "tiny-fp32", {.threads = 2}};
@@ -90,7 +98,7 @@ TEST(session_store, a_conversation_goes_on_after_a_restart) {
   }
   Life second;
   EXPECT_EQ(second.answer(next).cached, 0);
-  const Session session = store.load("talk", second.cache);
+  const Session session = load(store, "talk", second.cache);
   EXPECT_EQ(session.tokens, said);
   EXPECT_EQ(session.messages, kMessages);
   const Life::Answer got = second.answer(next);
@@ -130,7 +138,7 @@ TEST(session_store, lists_has_and_removes) {
   EXPECT_FALSE(store.remove("a"));
   EXPECT_TRUE(store.remove("torn"));
   EXPECT_THROW(store.remove("folder"), IoError);
-  EXPECT_EQ(error_of<InvalidArgument>([&] { store.load("a", life.cache); }), "session a: there is none of that name");
+  EXPECT_EQ(error_of<InvalidArgument>([&] { store.open("a"); }), "session a: there is none of that name");
   EXPECT_EQ(store.list().size(), 1u);
 }
 
@@ -147,7 +155,7 @@ TEST(session_store, names_are_no_paths) {
         std::string("a b"), std::string("ä"), std::string("a\n"), long_name, zero}) {
     SCOPED_TRACE(printable(name, 80));
     EXPECT_THAT(error_of<InvalidArgument>([&] { store.save(name, {tokens_of(1, 64), ""}, slot); }), HasSubstr("name"));
-    EXPECT_THROW(store.load(name, life.cache), InvalidArgument);
+    EXPECT_THROW(store.open(name), InvalidArgument);
     EXPECT_THROW(store.has(name), InvalidArgument);
     EXPECT_THROW(store.remove(name), InvalidArgument);
   }
@@ -222,12 +230,14 @@ TEST(session_store, a_killed_save_leaves_a_whole_session) {
     ASSERT_EQ(waitpid(child, &status, 0), child);
     EXPECT_TRUE(WIFSIGNALED(status));
     close(told[0]);
-    const SessionStore::Loaded loaded = store.load("a", pool);
-    const int which = loaded.session.messages == "second";
-    EXPECT_EQ(loaded.session.tokens, sessions[which].tokens);
-    const std::span<const StateBlock> got = loaded.slot.blocks(), want = states[which].blocks();
+    const SessionStore::Saved saved = store.open("a");
+    StateSlot slot(pool);
+    slot.import_from(saved.file);
+    const int which = saved.session.messages == "second";
+    EXPECT_EQ(saved.session.tokens, sessions[which].tokens);
+    const std::span<const StateBlock> got = slot.blocks(), want = states[which].blocks();
     for (size_t i = 0; i < 2; ++i) EXPECT_EQ(std::memcmp(got[i].data(), want[i].data(), pool.block_bytes()), 0);
-    EXPECT_EQ(std::memcmp(loaded.slot.copy_of_sequence().data(), states[which].copy_of_sequence().data(), 200000), 0);
+    EXPECT_EQ(std::memcmp(slot.copy_of_sequence().data(), states[which].copy_of_sequence().data(), 200000), 0);
     EXPECT_EQ(store.list().size(), 1u);
   }
 }
@@ -244,7 +254,7 @@ struct Refusals : testing::Test {
 
   std::string refusal(const std::string& bytes) {
     folder.write("a.session", bytes);
-    const std::string text = error_of<FormatError>([&] { store.load("a", life.cache); });
+    const std::string text = error_of<FormatError>([&] { load(store, "a", life.cache); });
     EXPECT_THAT(text, testing::StartsWith((folder / "a.session").string() + ": "));
     EXPECT_EQ(text.find('\n'), std::string::npos);
     EXPECT_EQ(life.cache.stats().blocks, 0);
@@ -273,7 +283,7 @@ TEST_F(Refusals, of_another_model_or_no_session_at_all) {
   Engine other(kData + "tiny-fp32", {.threads = 1, .load = {.cache_dtype = DType::bf16}});
   PrefixCache cache(other.states(), size_t{16} << 20);
   folder.write("a.session", good);
-  EXPECT_THAT(error_of<FormatError>([&] { store.load("a", cache); }), HasSubstr("a state of another model"));
+  EXPECT_THAT(error_of<FormatError>([&] { load(store, "a", cache); }), HasSubstr("a state of another model"));
   EXPECT_EQ(cache.stats().blocks, 0);
 
   const auto with_notes = [&](std::map<std::string, std::string> notes, size_t state_tokens = 64) {
@@ -303,42 +313,17 @@ TEST_F(Refusals, a_full_disk_leaves_the_old_session) {
   }
   EXPECT_EQ(folder.n_files(), 1u);
   EXPECT_TRUE(formats::contents(folder / "a.session") == good);
-  EXPECT_EQ(store.load("a", life.cache).messages, kMessages);
+  EXPECT_EQ(load(store, "a", life.cache).messages, kMessages);
   store.save("a", {longer, "new"}, slot);
-  EXPECT_EQ(store.load("a", life.cache).messages, "new");
-}
-
-TEST(session_store, a_session_takes_the_place_of_what_is_worth_least) {
-  const ScratchFolder folder;
-  const SessionStore store(folder.path());
-  Life life;
-  const Tokens said = tokens_of(1, 300);
-  store.save("talk", {said, ""}, life.read(std::span(said).first(256)));
-  StatePool& pool = life.engine.states();
-  for (const bool by_limit : {false, true}) {
-    for (uint64_t i = 0; i < 10; ++i) life.keep(tokens_of(100 + i, 64 * (1 + i % 3)));
-    if (by_limit) pool.set_limit(pool.bytes());
-    else life.cache.set_capacity(life.cache.bytes());
-    EXPECT_EQ(store.load("talk", life.cache).tokens, said);
-    EXPECT_LE(life.cache.bytes(), life.cache.capacity());
-    EXPECT_EQ(life.cache.bytes(), pool.bytes());
-    EXPECT_GT(life.cache.stats().entries, 3);
-    StateSlot slot = life.engine.new_slot();
-    pool.set_limit(SIZE_MAX);
-    EXPECT_EQ(life.cache.restore(said, slot), 256);
-    life.cache.set_capacity(0);
-    life.cache.set_capacity(size_t{16} << 20);
-  }
-  pool.set_limit(pool.bytes_of(192));  // less than the session takes
-  EXPECT_THROW(store.load("talk", life.cache), OutOfMemory);
+  EXPECT_EQ(load(store, "a", life.cache).messages, "new");
 }
 
 TEST_F(Refusals, no_memory_leaves_the_cache) {
   life.engine.states().set_limit(life.engine.states().sequence_bytes());
-  EXPECT_THROW(store.load("a", life.cache), OutOfMemory);
+  EXPECT_THROW(load(store, "a", life.cache), OutOfMemory);
   EXPECT_EQ(life.engine.states().bytes(), 0u);
   life.engine.states().set_limit(SIZE_MAX);
-  EXPECT_EQ(store.load("a", life.cache).tokens, tokens_of(1, 70));
+  EXPECT_EQ(load(store, "a", life.cache).tokens, tokens_of(1, 70));
 }
 
 }  // namespace

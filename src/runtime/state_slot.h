@@ -14,7 +14,8 @@
 
 namespace linnet::formats {
 struct StateHeader;
-}
+class StateFile;
+}  // namespace linnet::formats
 
 namespace linnet::runtime {
 
@@ -60,6 +61,7 @@ class StateSlot {
   // Replaces the state by the file's and returns its notes. Throws FormatError for a foreign, truncated, corrupt or mismatching
   // file; the slot is then untouched.
   std::map<std::string, std::string> import_from(const std::filesystem::path& file);
+  std::map<std::string, std::string> import_from(const formats::StateFile& file);
 
  private:
   SequenceState memory_for(const SequenceState& from, const SequenceState& own) const;

@@ -66,8 +66,11 @@ void StateSlot::export_to(const std::filesystem::path& file, const std::map<std:
 }
 
 std::map<std::string, std::string> StateSlot::import_from(const std::filesystem::path& path) {
-  const formats::StateFile file = formats::StateFile::read(path);
-  const std::string place = path.string();
+  return import_from(formats::StateFile::read(path));
+}
+
+std::map<std::string, std::string> StateSlot::import_from(const formats::StateFile& file) {
+  const std::string place = file.place();
   if (file.header().model != pool_->identity())
     throw FormatError(cat(place, ": a state of another model: expected ", pool_->identity(), ", got ",
                           printable(file.header().model, 40)));

@@ -87,8 +87,12 @@ void answer_session_load(Service& service, Call& call) {
   const std::string name = name_of(call);
   require(store, name);
   runtime::Session session;
-  with_disk([&] {  // nothing is generated while it is read
-    service.scheduler.with_cache([&](runtime::PrefixCache& cache) { session = store.load(name, cache); });
+  with_disk([&] {
+    runtime::SessionStore::Saved saved = store.open(name);
+    auto state = service.scheduler.lend_state(saved.state_tokens);
+    state->slot().import_from(saved.file);
+    service.scheduler.remember(saved.tokens_of_state(), std::move(state));
+    session = std::move(saved.session);
   });
   call.respond_json(
       dump({{"name", name}, {"tokens", session.tokens.size()}, {"messages", ordered_json::parse(session.messages)}}));

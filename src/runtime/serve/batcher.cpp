@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/text.h"
 
@@ -39,20 +40,41 @@ bool Batcher::make_room(const Job& job) {
   return memory_.fits(job.bytes);
 }
 
+size_t Batcher::promise(size_t bytes) {
+  if (!memory_.fits(bytes) && !replies_.empty()) drop_reply();
+  if (!memory_.fits(bytes)) throw Busy("states: requests have the memory that this one takes", 1, false);
+  memory_.reserve(bytes);
+  return bytes;
+}
+
 size_t Batcher::copy_state(std::span<const int32_t> tokens, StateSlot& slot) {
-  const auto no_room = [&] {
-    slot.reset();
-    return Busy("states: requests have the memory that a copy of this one takes", 1, false);
-  };
   try {
     if (memory_.cache().copy_state(tokens, slot) == 0)
       throw InvalidArgument(cat("states: none of these ", tokens.size(), " tokens is remembered"));
-  } catch (const OutOfMemory&) { throw no_room(); }
-  const size_t bytes = memory_.bytes_of(slot.n_tokens(), slot.n_tokens(), 1);
-  if (!memory_.fits(bytes) && !replies_.empty()) drop_reply();
-  if (!memory_.fits(bytes)) throw no_room();
-  memory_.reserve(bytes);
-  return bytes;
+    return promise(memory_.bytes_of(slot.n_tokens(), slot.n_tokens(), 1));
+  } catch (const OutOfMemory&) {
+    throw Busy("states: requests have the memory that a copy takes", 1, false);
+  } catch (...) {
+    slot.reset();
+    throw;
+  }
+}
+
+// With the copy that the cache makes of the per-sequence state.
+size_t Batcher::lend_memory(int64_t n_tokens) {
+  const size_t bytes = memory_.bytes_of(n_tokens, n_tokens, 1) + engine_.states().sequence_bytes();
+  if (bytes > memory_.limit())
+    throw OutOfMemory(cat("states: one of ", n_tokens, " tokens takes ", bytes_text(bytes), ", but there are ",
+                          bytes_text(memory_.limit()), " for all"));
+  return promise(bytes);
+}
+
+void Batcher::remember(std::span<const int32_t> tokens, LentState& state) {
+  const size_t copy = engine_.states().sequence_bytes();
+  memory_.release(copy), state.bytes_ -= copy;  // the cache's from here on
+  memory_.cache().insert(tokens, state.slot_);
+  state.slot_.reset();
+  memory_.release(std::exchange(state.bytes_, 0));
 }
 
 void Batcher::admit(std::unique_ptr<Job> job) {

@@ -22,6 +22,8 @@ class Batcher {
   // The longest state of these tokens that the cache holds, into an empty slot: returns the bytes that are reserved for it until it is
   // taken back. Throws InvalidArgument when there is none, Busy when running requests have the memory.
   size_t copy_state(std::span<const int32_t> tokens, StateSlot& slot);
+  size_t lend_memory(int64_t n_tokens);  // for one, and to remember it; the same
+  void remember(std::span<const int32_t> tokens, LentState& state);
   void take_back(size_t bytes) { memory_.release(bytes); }
   bool make_room(const Job& job);  // whether a place and memory are free for it; what is done for later gives way
   void admit(std::unique_ptr<Job> job);
@@ -45,6 +47,8 @@ class Batcher {
     PromptReader reader;          // of all whole blocks
     size_t bytes = 0;             // reserved, once begun
   };
+
+  size_t promise(size_t bytes);
 
   void prefill_pass();
   std::vector<int64_t> next_turns(std::span<Job* const> readers);
