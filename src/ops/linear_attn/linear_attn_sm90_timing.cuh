@@ -28,6 +28,20 @@ Times time_us(int repeats, F run) {
   return {t[t.size() / 2], t[t.size() / 10], t[t.size() * 9 / 10]};
 }
 
+// Replays `calls` calls, run(0), run(1), .., as one graph; times of one call.
+template <class F>
+Times time_in_graph_us(int calls, F run) {
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  LINNET_CUDA_OK(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeGlobal));
+  for (int i = 0; i < calls; i++) run(i);
+  LINNET_CUDA_OK(cudaStreamEndCapture(stream(), &graph));
+  LINNET_CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
+  Times t = time_us(20, [&] { LINNET_CUDA_OK(cudaGraphLaunch(exec, stream())); });
+  for (double* x : {&t.median, &t.p10, &t.p90}) *x /= calls;
+  return t;
+}
+
 inline double copy_bytes_per_us() {
   const size_t n = 2ull << 30;
   DeviceArray<char> a(n), b(n);
