@@ -1,6 +1,7 @@
 // The CUDA module: the one symbol that it exports, and the list of its operators. A new operator is a row here.
 #include "core/device_cuda.h"
 #include "ops/linear_attn/linear_attn_sm90.h"
+#include "ops/linear_attn/linear_attn_sm90_recurrent.h"
 #include "ops/norm/norm_sm90.h"
 #include "ops/short_conv/short_conv_sm90.h"
 
@@ -39,6 +40,7 @@ constexpr LinnetDeviceOperator kOperators[] = {
     LINNET_OPERATOR(kda_decode_sm90),
     LINNET_OPERATOR(kda_verify_sm90),
     LINNET_OPERATOR(kda_commit_sm90),
+    LINNET_OPERATOR(kda_recurrent_sm90),
     LINNET_OPERATOR(short_conv_sm90),
     LINNET_OPERATOR(rms_norm_sm90),
     LINNET_OPERATOR(gated_norm_sm90),
