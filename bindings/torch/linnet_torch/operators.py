@@ -1,0 +1,207 @@
+"""The kernels as operators of torch: torch.ops.linnet.*. They check shapes and types, allocate results and scratch with torch, and
+enqueue on the current stream; no synchronisation, capturable in CUDA graphs. Forward only. Meanings: the contracts under src/ops/.
+"""
+
+import functools
+
+import torch
+
+from . import module
+
+DIM = 128
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+LOG_DECAY, SOFTPLUS, LOWER_BOUND = 0, 1, 2
+
+library = torch.library.Library("linnet", "DEF")
+
+
+def define(schema):
+    """Registers the decorated function as the CUDA implementation of schema."""
+    name = schema.split("(")[0]
+
+    def register(function):
+        library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        library.impl(name, function, "CUDA")
+        return function
+
+    return register
+
+
+def expect(condition, message, *got):
+    if not condition:
+        raise ValueError(message + ", got " + ", ".join(str(g) for g in got) if got else message)
+
+
+def check(name, x, shape, *dtypes, alignment=16):
+    """A dense tensor of this shape: contiguous, aligned to so many bytes."""
+    if x.shape == shape and x.dtype in dtypes and x.is_contiguous() and x.data_ptr() % alignment == 0:
+        return
+    expect(x.shape == shape, f"{name}: expected {list(shape)}", list(x.shape))
+    expect(x.dtype in dtypes, f"{name}: expected {' or '.join(map(str, dtypes))}", x.dtype)
+    raise ValueError(f"{name}: expected contiguous memory, aligned to {alignment} bytes, got strides {x.stride()}")
+
+
+def pointer(x):
+    return None if x is None else x.data_ptr()
+
+
+@functools.lru_cache(maxsize=None)
+def unusable_device(device):
+    """None, or why the kernels cannot run there."""
+    return module.load().usable(device.index) if device.type == "cuda" else f"expected CUDA tensors, got {device}"
+
+
+def enqueue(name, args, device):
+    reason = unusable_device(device)
+    if reason:
+        raise RuntimeError(f"{name}: {reason}")
+    kernels = module.load()
+    with torch.cuda.device(device):
+        n_bytes = kernels.workspace_bytes(name, args)
+        scratch = torch.empty(n_bytes, dtype=torch.uint8, device=device) if n_bytes else None
+        kernels.enqueue(name, args, pointer(scratch), torch.cuda.current_stream(device).cuda_stream)
+
+
+_indices = {}
+
+
+def _range(start, end, step, device):
+    """torch.arange in int32, kept: the same few come again with every call."""
+    key = (start, end, step, device)
+    if key in _indices:
+        return _indices[key]
+    x = torch.arange(start, end, step, dtype=torch.int32, device=device)
+    if device.type != "cuda" or not torch.cuda.is_current_stream_capturing():  # what is made under capture belongs to the graph
+        if len(_indices) > 256:
+            _indices.clear()
+        _indices[key] = x
+    return x
+
+
+# ---- prefill
+
+
+@define(
+    "kda_prefill(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor a_log, Tensor dt_bias, Tensor? state, Tensor? cu_seqlens, "
+    "float scale, float? lower_bound, bool output_state) -> (Tensor, Tensor)"
+)
+def kda_prefill(q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state):
+    """q, k, v, g [B, T, H, 128] bf16 raw, beta [B, T, H] bf16 logits, a_log [H], dt_bias [H * 128], state [B, H, 128, 128] f32. Returns
+    the output and the final state (without output_state: no elements)."""
+    n_rows, n_tokens, n_heads, _ = q.shape
+    for name, x in (("q", q), ("k", k), ("v", v), ("g", g)):
+        check(name, x, (n_rows, n_tokens, n_heads, DIM), torch.bfloat16)
+    check("beta", beta, (n_rows, n_tokens, n_heads), torch.bfloat16)
+    check("a_log", a_log, (n_heads,), torch.float32)
+    check("dt_bias", dt_bias, (n_heads * DIM,), torch.float32)
+    expect(2.0**-10 <= scale <= 2.0**10, "scale: expected 2^-10 to 2^10", scale)
+    starts = starts_of(q, cu_seqlens)
+    n_sequences = starts.numel() - 1
+    out = torch.empty_like(v)
+    slots = _range(0, n_sequences, 1, q.device)
+    if state is not None:
+        check("state", state, (n_sequences, n_heads, DIM, DIM), torch.float32)
+    final = state
+    if output_state:
+        final = q.new_empty((n_sequences, n_heads, DIM, DIM), dtype=torch.float32) if state is None else state.clone()
+    args = module.PrefillArgs(
+        q=q.data_ptr(), k=k.data_ptr(), v=v.data_ptr(), z=g.data_ptr(), beta=beta.data_ptr(), out=out.data_ptr(),
+        token_stride=n_heads * DIM, seq_start=starts.data_ptr(), seq_start_is_64=starts.dtype == torch.int64,
+        n_sequences=n_sequences, n_heads=n_heads, n_tokens=n_rows * n_tokens,
+        state=pointer(final), state_in=pointer(slots if state is not None else None),
+        state_out=pointer(slots if output_state else None), scale=scale,
+        gate=module.GateArgs(a_log.data_ptr(), dt_bias.data_ptr(), int(lower_bound is not None), lower_bound or 0.0),
+    )  # fmt: skip
+    if out.numel() or n_sequences:
+        enqueue("kda_prefill_sm90", args, q.device)
+    return out, final if output_state else q.new_empty(0, dtype=torch.float32)
+
+
+def starts_of(q, cu_seqlens):
+    n_rows, n_tokens = q.shape[:2]
+    if cu_seqlens is None:
+        return _range(0, n_rows * n_tokens + 1, n_tokens, q.device) if n_tokens else q.new_zeros(n_rows + 1, dtype=torch.int32)
+    expect(n_rows == 1, "cu_seqlens: expected packed sequences, a batch of 1", n_rows)
+    expect(cu_seqlens.dtype in (torch.int32, torch.int64), "cu_seqlens: expected int32 or int64", cu_seqlens.dtype)
+    expect(cu_seqlens.ndim == 1 and cu_seqlens.is_contiguous() and cu_seqlens.device == q.device, "cu_seqlens: expected one row on the device")
+    return cu_seqlens
+
+
+@torch.library.register_fake("linnet::kda_prefill", lib=library)
+def _(q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state):
+    n_sequences = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    shape = (n_sequences, v.shape[2], q.shape[3], v.shape[3]) if output_state else (0,)
+    return torch.empty_like(v), q.new_empty(shape, dtype=torch.float32)
+
+
+# ---- the plain recurrence
+
+
+@define(
+    "kda_recurrent(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? a_log, Tensor? dt_bias, Tensor? state_in, "
+    "Tensor(a!)? state_out, bool in_place, Tensor(b!) out, Tensor? cu_seqlens, Tensor? slots, Tensor? n_accepted, float scale, bool raw_gate, "
+    "float? lower_bound, bool normalize, bool beta_logits, float beta_max, bool state_v_first) -> ()"
+)
+def kda_recurrent(
+    q, k, v, g, beta, a_log, dt_bias, state_in, state_out, in_place, out, cu_seqlens, slots, n_accepted, scale, raw_gate, lower_bound,
+    normalize, beta_logits, beta_max, state_v_first,
+):  # fmt: skip
+    """q, k [B, T, Hk, K], v, out [B, T, H, V] of one type, g [B, T, H, K], beta [B, T, H] or [B, T, H, V]; states f32. in_place: state_out is
+    the state before, too."""
+    n_rows, n_tokens, n_qk_heads, k_dim = q.shape
+    n_heads, v_dim = v.shape[2:]
+    expect(k_dim % 4 == 0 and 0 < k_dim <= 256 and v_dim % 4 == 0, "head widths: expected multiples of 4, at most 256 for keys", k_dim, v_dim)
+    expect(n_heads % n_qk_heads == 0, f"value heads: expected a multiple of {n_qk_heads}", n_heads)
+    check("q", q, q.shape, *TYPES)
+    check("k", k, q.shape, q.dtype)
+    for name, x in (("v", v), ("out", out)):
+        check(name, x, (n_rows, n_tokens, n_heads, v_dim), q.dtype)
+    check("g", g, (n_rows, n_tokens, n_heads, k_dim), *TYPES)
+    check("beta", beta, (n_rows, n_tokens, n_heads, v_dim)[: beta.ndim], *TYPES)
+    expect(beta.ndim >= 3, "beta: expected 3 or 4 dimensions", beta.ndim)
+    if a_log is not None:
+        check("a_log", a_log, (n_heads,), torch.float32)
+    if dt_bias is not None:
+        check("dt_bias", dt_bias, (n_heads * k_dim,), torch.float32)
+    expect(not (raw_gate and lower_bound is None and a_log is None), "a_log: expected with a softplus gate")
+    starts = None if cu_seqlens is None else starts_of(q, cu_seqlens)
+    n_sequences = n_rows if starts is None else starts.numel() - 1
+    state_in = state_out if in_place else state_in
+    stride = _state_stride((state_in, state_out), (n_heads, *((v_dim, k_dim) if state_v_first else (k_dim, v_dim))), None if slots is not None else n_sequences)
+    if slots is not None:
+        expect(slots.dtype == torch.int32 and slots.shape[0] >= n_sequences and (slots.ndim == 1 or slots.stride(-1) == 1), "slots: expected int32 [B] or [B, T]")
+    if n_accepted is not None:
+        expect(n_accepted.dtype == torch.int32 and slots is not None and n_accepted.is_contiguous(), "n_accepted: expected int32 [B], with slots")
+    gate = LOG_DECAY if not raw_gate else SOFTPLUS if lower_bound is None else LOWER_BOUND
+    args = module.RecurrentArgs(
+        q=q.data_ptr(), k=k.data_ptr(), v=v.data_ptr(), g=g.data_ptr(), beta=beta.data_ptr(), out=out.data_ptr(),
+        a_log=pointer(a_log), dt_bias=pointer(dt_bias), seq_start=pointer(starts), state_in=pointer(state_in),
+        state_out=pointer(state_out), slots=pointer(slots), n_accepted=pointer(n_accepted),
+        slots_stride=slots.stride(0) if slots is not None else 0, state_stride=stride, n_tokens=n_tokens, n_sequences=n_sequences,
+        n_qk_heads=n_qk_heads, n_heads=n_heads, k_dim=k_dim, v_dim=v_dim, type=TYPES[q.dtype], g_type=TYPES[g.dtype],
+        beta_type=TYPES[beta.dtype], gate=gate, scale=scale, lower_bound=lower_bound or 0.0, normalize=normalize,
+        beta_logits=beta_logits, beta_max=beta_max, beta_per_value=beta.ndim == 4, state_v_first=state_v_first,
+        seq_start_is_64=starts is not None and starts.dtype == torch.int64,
+    )  # fmt: skip
+    enqueue("kda_recurrent_sm90", args, q.device)
+
+
+def _state_stride(states, one, n_sequences):
+    """Elements between states, which both pools must agree on. n_sequences: how many there must be, None for pools."""
+    strides = set()
+    for x in states:
+        if x is None:
+            continue
+        expect(x.dtype == torch.float32, "state: expected float32", x.dtype)
+        expect(tuple(x.shape[1:]) == one and x[:1].is_contiguous(), f"state: expected {list(one)} each, contiguous", list(x.shape))
+        expect(x.data_ptr() % 16 == 0 and x.stride(0) % 4 == 0, "state: expected memory aligned to 16 bytes")
+        if n_sequences is not None:
+            expect(x.shape[0] == n_sequences and x.is_contiguous(), f"state: expected {n_sequences} states, contiguous", x.shape[0])
+        strides.add(x.stride(0))
+    expect(len(strides) <= 1, "states: expected one stride", strides)
+    return strides.pop() if strides else 0
+
+
+@torch.library.register_fake("linnet::kda_recurrent", lib=library)
+def _(*args):
+    return None

@@ -1,0 +1,71 @@
+"""FLA's own tests through Linnet's operators, as a plugin of pytest, on a Hopper GPU with FLA installed:
+
+    python3 -m pytest -p fla_forward FLA/tests/ops/test_kda.py -k "chunk or recurrent" --rootdir FLA     (PYTHONPATH: this folder)
+
+`import linnet_torch.fla` alone serves calls without gradients. Most of FLA's cases ask for gradients, which Linnet has not: here
+chunk_kda of the tests is linnet_torch.chunk_kda under no_grad, gradients are zeros, and comparisons of gradients (names beginning with d)
+are left out; o and ht are compared as FLA wrote it. Calls that linnet_torch refuses go to FLA. The summary counts who took what.
+"""
+
+import collections
+
+import pytest
+import torch
+
+import linnet_torch
+import linnet_torch.fla  # noqa: F401
+from linnet_torch import module
+
+taken = collections.Counter()
+_enqueue = module.Module.enqueue
+
+
+def _counted(self, name, args, workspace, stream):
+    taken[name] += 1
+    return _enqueue(self, name, args, workspace, stream)
+
+
+module.Module.enqueue = _counted
+
+
+class ForwardOnly(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, out, state, *inputs):
+        ctx.save_for_backward(*inputs)
+        return out.clone(), None if state is None else state.clone()
+
+    @staticmethod
+    def backward(ctx, *_):
+        return None, None, *(torch.zeros_like(x) for x in ctx.saved_tensors)
+
+
+@pytest.fixture(autouse=True)
+def through_linnet(request, monkeypatch):
+    if not hasattr(request.module, "chunk_kda"):
+        yield
+        return
+    theirs, compare = request.module.chunk_kda, request.module.assert_close
+
+    def chunk_kda(*args, **kwargs):
+        try:
+            with torch.no_grad():
+                out, state = linnet_torch.chunk_kda(*args, **kwargs)
+        except NotImplementedError as refused:
+            taken[f"FLA ({refused})"] += 1
+            return theirs(*args, **kwargs)
+        inputs = [x for x in (*args, *kwargs.values()) if torch.is_tensor(x) and x.requires_grad]
+        return ForwardOnly.apply(out, state, *inputs) if inputs and torch.is_grad_enabled() else (out, state)
+
+    def assert_close(prefix, *args, **kwargs):
+        if not prefix.startswith("d"):
+            compare(prefix, *args, **kwargs)
+
+    monkeypatch.setattr(request.module, "chunk_kda", chunk_kda)
+    if request.function.__name__.startswith("test_chunk"):
+        monkeypatch.setattr(request.module, "assert_close", assert_close)
+    yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    for name, count in sorted(taken.items()):
+        terminalreporter.write_line(f"{count:5d} {name}")

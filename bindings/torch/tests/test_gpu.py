@@ -1,0 +1,168 @@
+"""The operators on a Hopper GPU against the definition in double and against each other. Skipped elsewhere."""
+
+import pathlib
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+if not torch.cuda.is_available():
+    pytest.skip("no GPU", allow_module_level=True)
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
+import cases  # noqa: E402
+
+import linnet_torch  # noqa: E402
+from linnet_torch import operators  # noqa: E402
+
+if operators.unusable_device(torch.device("cuda", 0)):
+    pytest.skip(operators.unusable_device(torch.device("cuda", 0)), allow_module_level=True)
+
+LAYER = {"use_qk_l2norm_in_kernel": True, "use_gate_in_kernel": True, "use_beta_sigmoid_in_kernel": True}
+LENGTHS = [1, 0, 17, 64, 65, 130]
+OPS = torch.ops.linnet
+
+
+def starts(lengths, dtype=torch.int64):
+    return torch.tensor([sum(lengths[:i]) for i in range(len(lengths) + 1)], device="cuda", dtype=dtype)
+
+
+def close(x, wanted, tolerance):
+    assert x.shape == wanted.shape
+    error = cases_error(x, wanted)
+    assert error <= tolerance, error
+
+
+def cases_error(x, wanted):
+    return ((x.double() - wanted).norm() / wanted.double().norm()).item()
+
+
+@pytest.fixture(scope="module", params=[None, cases.LOWER_BOUND])
+def ragged(request):
+    bound = request.param
+    kinds = ["bounded"] * 4 if bound else ["trained", "weak", "strong", "mixed"]
+    x, state = cases.make_inputs(kinds, sum(LENGTHS)), cases.make_state(len(LENGTHS), 4)
+    return x, state, bound, cases.reference(x, LENGTHS, state, 128**-0.5, bound)
+
+
+# bf16 rounding of o alone is 1.7e-3; FLA's own tests allow 5e-3.
+@pytest.mark.parametrize("v_first", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_chunk(ragged, v_first, dtype):
+    x, state, bound, (out, final) = ragged
+    initial = state.mT.contiguous() if v_first else state
+    kept = initial.clone()
+    o, s = linnet_torch.chunk_kda(**x, **LAYER, initial_state=initial, output_final_state=True, lower_bound=bound,
+                                  state_v_first=v_first, cu_seqlens=starts(LENGTHS, dtype))  # fmt: skip
+    close(o[0], out, 3e-3)
+    close(s.mT if v_first else s, final, 1e-3)
+    assert torch.equal(initial, kept)
+
+
+def test_recurrent(ragged):
+    x, state, bound, (out, final) = ragged
+    o, s = linnet_torch.fused_recurrent_kda(**x, **LAYER, initial_state=state, output_final_state=True, lower_bound=bound, cu_seqlens=starts(LENGTHS))
+    close(o[0], out, 3e-3)
+    close(s, final, 1e-5)
+
+
+def test_batch_equals_packed():
+    x = cases.make_inputs(["trained"] * 2, 3 * 100)
+    batched = {n: t.view(3, 100, *t.shape[2:]) if t.ndim > 1 else t for n, t in x.items()}
+    packed = linnet_torch.chunk_kda(**x, **LAYER, output_final_state=True, cu_seqlens=starts([100] * 3))
+    for a, b in zip(packed, linnet_torch.chunk_kda(**batched, **LAYER, output_final_state=True)):
+        assert torch.equal(a.flatten(), b.flatten())
+
+
+def test_compilation_and_graphs():
+    x, state = cases.make_inputs(["trained"] * 2, 100), cases.make_state(1, 2)
+    args = [x[n] for n in ("q", "k", "v", "g", "beta", "A_log", "dt_bias")]
+
+    def call(*tensors):
+        out, final = OPS.kda_prefill(*tensors, state, None, 128**-0.5, None, True)
+        return out * 2, final
+
+    wanted = call(*args)
+    for a, b in zip(torch.compile(call, fullgraph=True, backend="aot_eager")(*args), wanted):
+        assert torch.equal(a, b)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = call(*args)
+    graph.replay()
+    for a, b in zip(results, wanted):
+        assert torch.equal(a, b)
+
+
+def window_before(pool, slots):
+    """[B, 3, C] of a pool [slots, C, 3]; zeros for negative slots."""
+    return torch.stack([pool[i].T if i >= 0 else torch.zeros_like(pool[0].T) for i in slots.tolist()])
+
+
+@pytest.mark.parametrize("silu", [False, True])
+def test_short_conv(silu):
+    x = torch.randn(1, sum(LENGTHS), 96, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(96, 4, device="cuda")
+    pool = torch.randn(8, 96, 3, device="cuda", dtype=torch.bfloat16)
+    slots = torch.tensor([5, 4, -1, 3, 1, 0], device="cuda", dtype=torch.int32)
+    before, after = window_before(pool, slots), pool.clone()
+    y = OPS.short_conv(x, weight, after, slots, slots, starts(LENGTHS), silu)
+    at = 0
+    for b, length in enumerate(LENGTHS):
+        inputs = torch.cat([before[b], x[0, at : at + length]]).double()
+        wanted = sum(weight[:, j].double() * inputs[j : j + length] for j in range(4))
+        wanted = torch.nn.functional.silu(wanted) if silu else wanted
+        assert length == 0 or cases_error(y[0, at : at + length], wanted) < 3e-3
+        if slots[b] >= 0:
+            assert torch.equal(after[slots[b]].double(), inputs[-3:].T)
+        at += length
+    assert torch.equal(after[[2, 6, 7]], pool[[2, 6, 7]])
+
+
+def test_norms():
+    x, gate = (torch.randn(5, 7, 4, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    weight = torch.randn(128, device="cuda")
+    normed = x.double() * (x.double().square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight.double()
+    close(OPS.rms_norm(x, weight, 1e-5), normed, 3e-3)
+    close(OPS.gated_norm(x, gate, weight, 1e-5, False), normed * torch.sigmoid(gate.double()), 3e-3)
+    close(OPS.gated_norm(x, gate, weight, 1e-5, True), normed * torch.nn.functional.silu(gate.double()), 3e-3)
+    wide = torch.randn(6, 512, device="cuda", dtype=torch.bfloat16)
+    assert torch.equal(OPS.rms_norm(wide[:, :128], weight, 1e-5), OPS.rms_norm(wide[:, :128].contiguous(), weight, 1e-5))
+
+
+def test_decode_is_its_parts():
+    batch, heads = 5, 4
+    x = cases.make_inputs(["trained"] * heads, batch)
+    normal = lambda *s: torch.randn(*s, device="cuda", dtype=torch.bfloat16)  # noqa: E731
+    qkv, out_gate = normal(batch, 3, heads, 128), normal(batch, heads, 128)
+    conv_weight, norm_weight = torch.randn(3, heads, 128, 4, device="cuda"), torch.randn(128, device="cuda")
+    conv_state, state = normal(8, 3, heads, 128, 3), cases.make_state(8, heads)
+    slot = torch.tensor([7, 6, 1, 0, 3, 2], device="cuda", dtype=torch.int32)[1:]  # aligned to 4 bytes
+    conv_after, after = conv_state.clone(), state.clone()
+    out = OPS.kda_decode(qkv, x["g"][0], x["beta"][0], out_gate, conv_weight, norm_weight, conv_after, after, slot,
+                         x["A_log"], x["dt_bias"], 128**-0.5, 1e-5, None)  # fmt: skip
+    width = 3 * heads * 128
+    parts_conv = conv_state.view(8, width, 3).clone()
+    y = OPS.short_conv(qkv.view(batch, 1, width), conv_weight.view(width, 4), parts_conv, slot, slot, None, True).view(batch, 1, 3, heads, 128)
+    one = {n: x[n][0].unsqueeze(1) for n in ("g", "beta")}
+    o, s = linnet_torch.fused_recurrent_kda(*(t.contiguous() for t in y.unbind(2)), **one, A_log=x["A_log"], dt_bias=x["dt_bias"], **LAYER,
+                                            initial_state=state[slot.long()], output_final_state=True)  # fmt: skip
+    assert torch.equal(conv_after.view(8, width, 3), parts_conv)
+    close(after[slot.long()], s, 1e-4)
+    close(out, OPS.gated_norm(o[:, 0], out_gate, norm_weight, 1e-5, False), 8e-3)
+    assert torch.equal(after[[4, 5, 7]], state[[4, 5, 7]])
+
+
+def test_fla_dispatch():
+    pytest.importorskip("fla")
+    import fla.ops.kda
+
+    import linnet_torch.fla
+
+    x = cases.make_inputs(["trained"] * 2, 200)
+    with torch.inference_mode():
+        theirs = fla.ops.kda.chunk_kda(**x, **LAYER, output_final_state=True)
+    for a, b in zip(theirs, linnet_torch.chunk_kda(**x, **LAYER, output_final_state=True)):
+        assert torch.equal(a, b)
+    backend = linnet_torch.fla.register()
+    x["q"].requires_grad_()
+    assert backend.chunk_kda_verifier(**x, **LAYER) == (False, "no backward: call under torch.no_grad() or torch.inference_mode()")

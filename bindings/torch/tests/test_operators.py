@@ -1,0 +1,234 @@
+"""The Python side without a GPU: operators get CPU tensors, and a stand-in for the library reads what the pointers of its arguments point
+to and computes the recurrence in numpy. Needs torch and numpy.
+"""
+
+import ctypes
+import itertools
+
+import pytest
+
+torch = pytest.importorskip("torch")
+np = pytest.importorskip("numpy")
+
+import linnet_torch  # noqa: E402
+from linnet_torch import kda, module, operators  # noqa: E402
+
+CTYPES = {0: (ctypes.c_float, torch.float32), 1: (ctypes.c_int16, torch.float16), 2: (ctypes.c_int16, torch.bfloat16)}
+
+
+def memory(pointer, count, type_=0):
+    """A tensor over memory that something else owns."""
+    c_type, dtype = CTYPES[type_]
+    return torch.frombuffer((c_type * count).from_address(pointer), dtype=dtype)
+
+
+def starts_of(pointer, count, is_64):
+    return list(((ctypes.c_int64 if is_64 else ctypes.c_int32) * count).from_address(pointer))
+
+
+def recur(q, k, v, decay, beta, s, scale, normalize):
+    """One sequence of one head in f64; s [K, V] is updated. Yields the output of each token, and the state after it is in s."""
+    for t in range(len(q)):
+        qt, kt = q[t], k[t]
+        if normalize:
+            qt, kt = qt / torch.sqrt((qt * qt).sum() + 1e-6), kt / torch.sqrt((kt * kt).sum() + 1e-6)
+        s *= decay[t][:, None]
+        s += torch.outer(kt, beta[t] * (v[t] - kt @ s))
+        yield scale * (qt @ s)
+
+
+def decay_of(g, gate, rate, bias, bound):
+    if gate == operators.LOG_DECAY:
+        return torch.exp(g)
+    if gate == operators.SOFTPLUS:
+        return torch.exp(-rate * torch.nn.functional.softplus(g + bias))
+    return torch.exp(bound * torch.sigmoid(rate * (g + bias)))
+
+
+def recurrent_stand_in(a):
+    n_sequences, heads = a.n_sequences, a.n_heads
+    starts = starts_of(a.seq_start, n_sequences + 1, a.seq_start_is_64) if a.seq_start else [b * a.n_tokens for b in range(n_sequences + 1)]
+    n, one = starts[-1], a.k_dim * a.v_dim
+    q, k = (memory(p, n * a.n_qk_heads * a.k_dim, a.type).view(n, a.n_qk_heads, a.k_dim).double() for p in (a.q, a.k))
+    v, out = (memory(p, n * heads * a.v_dim, a.type).view(n, heads, a.v_dim) for p in (a.v, a.out))
+    g = memory(a.g, n * heads * a.k_dim, a.g_type).view(n, heads, a.k_dim).double()
+    beta = memory(a.beta, n * heads * (a.v_dim if a.beta_per_value else 1), a.beta_type).view(n, heads, -1).double()
+    beta = a.beta_max * torch.sigmoid(beta) if a.beta_logits else beta
+    a_log = memory(a.a_log, heads).double() if a.a_log else torch.zeros(heads)
+    bias = memory(a.dt_bias, heads * a.k_dim).view(heads, a.k_dim).double() if a.dt_bias else torch.zeros(heads, a.k_dim)
+    slot_of = lambda b, t: ctypes.c_int32.from_address(a.slots + 4 * (b * a.slots_stride + t)).value  # noqa: E731
+
+    def state(base, b, t, h):
+        at = slot_of(b, t) * a.state_stride + h * one if a.slots else (b * heads + h) * one
+        x = memory(base + 4 * at, one)
+        return x.view(a.v_dim, a.k_dim).T if a.state_v_first else x.view(a.k_dim, a.v_dim)
+
+    for b, h in itertools.product(range(n_sequences), range(heads)):
+        rows, hk = slice(starts[b], starts[b + 1]), h // (heads // a.n_qk_heads)
+        first = ctypes.c_int32.from_address(a.n_accepted + 4 * b).value - 1 if a.n_accepted else 0
+        s = state(a.state_in, b, first, h).double().clone() if a.state_in else torch.zeros(a.k_dim, a.v_dim, dtype=torch.float64)
+        decay = decay_of(g[rows, h], a.gate, torch.exp(a_log[h]), bias[h], a.lower_bound)
+        for t, o in enumerate(recur(q[rows, hk], k[rows, hk], v[rows, h].double(), decay, beta[rows, h], s, a.scale, a.normalize)):
+            out[starts[b] + t, h] = o.to(out.dtype)
+            if a.slots and a.state_out:
+                state(a.state_out, b, t, h).copy_(s)
+        if not a.slots and a.state_out:
+            state(a.state_out, b, 0, h).copy_(s)
+
+
+def prefill_stand_in(a):
+    width = a.n_heads * operators.DIM
+    assert a.token_stride == width
+    r = module.RecurrentArgs(
+        q=a.q, k=a.k, v=a.v, g=a.z, beta=a.beta, out=a.out, a_log=a.gate.a_log, dt_bias=a.gate.dt_bias, seq_start=a.seq_start,
+        state_in=a.state if a.state_in else None, state_out=a.state if a.state_out else None, n_sequences=a.n_sequences,
+        n_qk_heads=a.n_heads, n_heads=a.n_heads, k_dim=operators.DIM, v_dim=operators.DIM, type=2, g_type=2, beta_type=2,
+        gate=1 + a.gate.gate, scale=a.scale, lower_bound=a.gate.lower_bound, normalize=1, beta_logits=1, beta_max=1.0,
+        seq_start_is_64=a.seq_start_is_64,
+    )  # fmt: skip
+    for slots in (a.state_in, a.state_out):  # the binding uses states in order
+        assert not slots or starts_of(slots, a.n_sequences, False) == list(range(a.n_sequences))
+    assert starts_of(a.seq_start, a.n_sequences + 1, a.seq_start_is_64)[-1] == a.n_tokens
+    recurrent_stand_in(r)
+
+
+@pytest.fixture(autouse=True)
+def enqueued(monkeypatch):
+    """Operators on the CPU. The value: names of what was enqueued."""
+    names = []
+    stand_ins = {"kda_prefill_sm90": prefill_stand_in, "kda_recurrent_sm90": recurrent_stand_in}
+
+    def enqueue(name, args, device):
+        names.append(name)
+        stand_ins[name](args)
+
+    monkeypatch.setattr(operators, "enqueue", enqueue)
+    monkeypatch.setattr(operators, "unusable_device", lambda device: None)
+    library = torch.library.Library("linnet", "IMPL")
+    library.impl("kda_prefill", operators.kda_prefill, "CPU")
+    library.impl("kda_recurrent", operators.kda_recurrent, "CPU")
+    yield names
+    library._destroy()
+
+
+def definition(q, k, v, g, beta, scale, state, lengths):
+    """Whole sequences with q, k normalised, g the log decay and beta the write strength; [N, H, *] in f64, state [B, H, K, V]."""
+    out, final, at = torch.zeros_like(v), state.double().clone(), 0
+    for b, length in enumerate(lengths):
+        for h in range(v.shape[1]):
+            hk = h // (v.shape[1] // q.shape[1])
+            s, rows = final[b, h], slice(at, at + length)
+            for t, o in enumerate(recur(q[rows, hk], k[rows, hk], v[rows, h], torch.exp(g[rows, h]), beta[rows, h], s, scale, False)):
+                out[at + t, h] = o
+        at += length
+    return out, final
+
+
+def draw(n, qk_heads, heads, k_dim, v_dim, dtype, rows=1):
+    generator = torch.Generator().manual_seed(5)
+    normal = lambda *s: torch.randn(rows, n, *s, generator=generator).to(dtype)  # noqa: E731
+    return normal(qk_heads, k_dim), normal(qk_heads, k_dim), normal(heads, v_dim), normal(heads, k_dim), normal(heads)
+
+
+def unit(x):
+    return x / torch.sqrt((x * x).sum(-1, keepdim=True) + 1e-6)
+
+
+def close(x, wanted, tolerance):
+    assert x.shape == wanted.shape
+    assert torch.linalg.vector_norm(x.double() - wanted) <= tolerance * torch.linalg.vector_norm(wanted)
+
+
+@pytest.mark.parametrize("v_first", [False, True])
+@pytest.mark.parametrize("bound", [None, -5.0])
+@pytest.mark.parametrize("batched", [False, True])
+def test_chunk_takes_the_layers_call(enqueued, v_first, bound, batched):
+    heads, lengths = 2, [4, 4] if batched else [3, 0, 5]
+    q, k, v, g, beta = draw(4 if batched else 8, heads, heads, 128, 128, torch.bfloat16, rows=2 if batched else 1)
+    a_log, dt_bias = torch.randn(1, 1, heads, 1), torch.randn(heads * 128)
+    state = torch.randn(len(lengths), heads, 128, 128)
+    out, final = linnet_torch.chunk_kda(
+        q, k, v, g, beta, A_log=a_log, dt_bias=dt_bias, use_qk_l2norm_in_kernel=True, use_gate_in_kernel=True, lower_bound=bound,
+        use_beta_sigmoid_in_kernel=True, initial_state=state.mT.contiguous() if v_first else state, output_final_state=True, state_v_first=v_first,
+        cu_seqlens=None if batched else torch.tensor([0, 3, 3, 8]),
+    )  # fmt: skip
+    assert enqueued == ["kda_prefill_sm90"] and out.shape == v.shape
+    flat = [x.flatten(0, 1).double() for x in (q, k, v, g, beta)]
+    gate = operators.SOFTPLUS if bound is None else operators.LOWER_BOUND
+    log = torch.log(decay_of(flat[3], gate, torch.exp(a_log.double().view(heads, 1)), dt_bias.double().view(heads, 128), bound))
+    wanted, wanted_final = definition(unit(flat[0]), unit(flat[1]), flat[2], log, torch.sigmoid(flat[4]), 128**-0.5, state, lengths)
+    close(out.flatten(0, 1), wanted, 4e-3)  # bf16
+    close(final.mT if v_first else final, wanted_final, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("k_dim,v_dim,qk_heads", [(60, 60, 2), (128, 64, 1), (64, 128, 2)])
+@pytest.mark.parametrize("sigmoid,negative", [(False, False), (True, False), (True, True)])
+def test_recurrent_options(enqueued, dtype, k_dim, v_dim, qk_heads, sigmoid, negative):
+    q, k, v, g, beta = draw(5, qk_heads, 2, k_dim, v_dim, dtype)
+    g = -torch.nn.functional.softplus(g.float())
+    beta = beta if sigmoid else torch.sigmoid(beta)
+    state = torch.randn(2, 2, k_dim, v_dim)
+    out, final = linnet_torch.fused_recurrent_kda(
+        q, k, v, g, beta, scale=0.3, initial_state=state, output_final_state=True, use_qk_l2norm_in_kernel=True,
+        use_beta_sigmoid_in_kernel=sigmoid, allow_neg_eigval=negative, cu_seqlens=torch.tensor([0, 2, 5], dtype=torch.int32),
+    )  # fmt: skip
+    assert enqueued == ["kda_recurrent_sm90"]
+    q, k, v, g, beta = (x[0].double() for x in (q, k, v, g, beta))
+    beta = (2 if negative else 1) * torch.sigmoid(beta) if sigmoid else beta
+    wanted, wanted_final = definition(unit(q), unit(k), v, g, beta, 0.3, state, [2, 3])
+    close(out[0], wanted, {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype])
+    close(final, wanted_final, 1e-6)
+
+
+def test_chunk_without_the_layers_options_recurs(enqueued):
+    q, k, v, g, beta = draw(6, 2, 2, 128, 128, torch.float16)
+    out, final = linnet_torch.chunk_kda(q, k, v, -torch.abs(g.float()), torch.sigmoid(beta))
+    assert enqueued == ["kda_recurrent_sm90"] and final is None and out.dtype == torch.float16
+
+
+def test_gradients_are_refused(enqueued):
+    x = [t.requires_grad_() for t in draw(6, 2, 2, 128, 128, torch.bfloat16)]
+    with pytest.raises(NotImplementedError, match="no backward"):
+        linnet_torch.chunk_kda(*x)
+    assert not enqueued
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"return_intermediate_states": True}, "return_intermediate_states"),
+        ({"cp_context": object()}, "cp_context"),
+        ({"chunk_size": 16}, "chunk_size"),
+        ({"use_gate_in_kernel": True}, "A_log"),
+        ({"use_gate_in_kernel": True, "safe_gate": True, "lower_bound": -6.0}, "lower_bound"),
+        ({"allow_neg_eigval": True}, "allow_neg_eigval"),
+        ({"initial_state": torch.zeros(1, 2, 128, 128, dtype=torch.float64)}, "float32"),
+        ({"max_recurrent_tokens": 5}, "expected use_qk_l2norm_in_kernel"),
+    ],
+)
+def test_refusals(change, message):
+    x = draw(6, 2, 2, 128, 128, torch.bfloat16)
+    assert message in kda.chunk_refusal(*x, **change)
+    assert kda.chunk_refusal(*x) is None
+
+
+def test_operator_checks():
+    q, k, v, g, beta = draw(6, 2, 2, 128, 128, torch.bfloat16)
+    a_log, dt_bias = torch.zeros(2), torch.zeros(256)
+    with pytest.raises(ValueError, match="contiguous"):
+        torch.ops.linnet.kda_prefill(q.transpose(1, 2).contiguous().transpose(1, 2), k, v, g, beta, a_log, dt_bias, None, None, 1.0, None, False)
+    with pytest.raises(ValueError, match="dt_bias"):
+        torch.ops.linnet.kda_prefill(q, k, v, g, beta, a_log, a_log, None, None, 1.0, None, False)
+    with pytest.raises(ValueError, match="scale"):
+        torch.ops.linnet.kda_prefill(q, k, v, g, beta, a_log, dt_bias, None, None, 2000.0, None, False)
+
+
+def test_shapes_under_compilation():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        q, beta = torch.empty(2, 64, 2, 128, dtype=torch.bfloat16, device="cuda"), torch.empty(2, 64, 2, dtype=torch.bfloat16, device="cuda")
+        parameters = torch.empty(2, device="cuda"), torch.empty(256, device="cuda")
+        out, state = torch.ops.linnet.kda_prefill(q, q, q, q, beta, *parameters, None, None, 0.1, None, True)
+        assert out.shape == q.shape and out.dtype == q.dtype and state.shape == (2, 2, 128, 128) and state.dtype == torch.float32
