@@ -5,7 +5,7 @@
 //   log decay <- -exp(a_log) softplus(z + dt_bias)         KdaGate::softplus
 //              | lower_bound sigmoid(exp(a_log) (z + dt_bias))   KdaGate::lower_bound
 //   beta <- sigmoid(beta logit)
-// Story, numerics and measurements: docs/kernels/kda-sm90.md.
+// Story, numerics and measurements: docs/kernels/kda-sm90.md, kda-decode-sm90.md.
 #pragma once
 
 #include <cstddef>
