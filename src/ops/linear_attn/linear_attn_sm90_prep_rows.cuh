@@ -1,0 +1,131 @@
+// kda_sm90 prep: which tokens a chunk has, their raw rows to shared memory, the norms of q and k.
+#pragma once
+
+#include "ops/linear_attn/linear_attn_sm90_prep_smem.cuh"
+
+namespace linnet::ops::sm90::prep {
+
+enum Tensor { kRawZ, kRawQ, kRawK };
+// A warp's raw rows: 12 per quad of tokens, which the quad's operands of levels 1 and 2 take over.
+__host__ __device__ constexpr int raw_row(int tensor, int token) {
+  return 12 * (token >> 2) + 4 * tensor + (token & 3);
+}
+constexpr uint64_t kMinusInf4 = 0xff80ff80ff80ff80u;  // four bf16
+
+// The chunk of record number item (slot * n_heads + head); false where the slot is unused.
+__device__ __forceinline__ bool locate(const KdaPrefillSm90& a, unsigned item, Chunk& c) {
+  const unsigned n_heads = a.n_heads, slot = item / n_heads;
+  const SeqStart start{a.seq_start, a.seq_start_is_64};
+  int lo = 0, hi = a.n_sequences - 1;
+  while (lo < hi) {
+    const int mid = (lo + hi + 1) / 2;
+    if (first_slot(start[mid], mid) <= slot) lo = mid;
+    else hi = mid - 1;
+  }
+  const int64_t begin = start[lo];
+  c.sequence = lo;
+  c.head = static_cast<int>(item % n_heads);
+  c.token = begin + (static_cast<int64_t>(slot) - first_slot(begin, lo)) * kChunk;
+  const int64_t left = start[lo + 1] - c.token;
+  c.n_valid = left < kChunk ? static_cast<int>(left) : kChunk;
+  return left > 0;
+}
+
+// Starts the copies of a chunk's raw rows to shared memory, z first: compute waits for it alone, at first. Each warp copies its own 16 tokens.
+__device__ __forceinline__ void load(const KdaPrefillSm90& a, const Chunk& c, Smem& s, int thread) {
+  const int warp = thread >> 5, lane = thread & 31;
+  const int first = lane >> 4, piece = lane & 15;
+  const int left = c.n_valid - 16 * warp - first;
+  const int64_t origin = ((c.token + 16 * warp + first) * a.token_stride + c.head * kDim + piece * 8) * 2;
+  const auto step = static_cast<uint32_t>(a.token_stride * 4);  // two tokens
+  const char* const from[3] = {static_cast<const char*>(a.z) + origin, static_cast<const char*>(a.q) + origin,
+                               static_cast<const char*>(a.k) + origin};
+  const uint32_t to = smem_address(s.rows[warp]) + first * kRowStride + piece * 16;
+  const auto copy = [&](int tensor) {
+    if (c.n_valid == kChunk) {
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        copy16(to + row_offset(raw_row(tensor, 2 * i)), from[tensor] + static_cast<uint64_t>(step) * i, 16);
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < 16; i += 2) {  // zeros beyond the sequence
+        const char* const row = from[tensor] + static_cast<uint64_t>(step) * (i / 2);
+        copy16(to + row_offset(raw_row(tensor, i)), i < left ? row : from[0] - origin, i < left ? 16 : 0);
+      }
+    }
+  };
+  copy(kRawZ);
+  asm volatile("cp.async.commit_group;" ::: "memory");
+  copy(kRawQ);
+  copy(kRawK);
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Waits for the warp's rows: of z (1), of q and k (0).
+template <int kPending>
+__device__ __forceinline__ void wait_for_load() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+  __syncwarp();
+}
+// Beyond the sequence: no decay.
+__device__ __forceinline__ void clear_beyond(const Chunk& c, Smem& s, int warp, int lane) {
+  const int n_mine = c.n_valid - 16 * warp;
+#pragma unroll 1
+  for (int i = n_mine < 0 ? 0 : n_mine; i < 16; i++)
+    *reinterpret_cast<uint64_t*>(s.rows[warp] + row_offset(raw_row(kRawZ, i)) + lane * 8) = kMinusInf4;
+  __syncwarp();
+}
+
+__device__ __forceinline__ void mma_bf16_k8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a0), "r"(a1), "r"(b));
+}
+
+// Sums of squares and q . k are diagonals of products of the raw rows: to s.norm, and q . k of the normalised rows to the diagonal of
+// the warp's attend block, whose other entries become 0.
+__device__ __forceinline__ void norms(Smem& s, int warp, int lane) {
+  // 8 channels of a k16 step are one instruction: with all 16, operands would be copied to make neighbours of them.
+  const int tensor = lane & 8 ? kRawK : kRawQ;
+  const uint32_t rows =
+      smem_address(s.rows[warp]) + row_offset(raw_row(kRawZ, lane & 7) + 4 * tensor) + (lane >> 4) * 16;
+  constexpr uint32_t kHigh = 24 * kRowStride;                      // tokens 8 to 15
+  float low[4] = {}, high[4] = {}, q_low[4] = {}, q_high[4] = {};  // [q k^T; k k^T], q q^T of 8 tokens
+#pragma unroll
+  for (int kk = 0; kk < 8; kk++) {
+    uint32_t l[4], h[4];  // q, k of 8 channels; of the next 8
+    ldmatrix(l, rows + kk * 32);
+    ldmatrix(h, rows + kHigh + kk * 32);
+#pragma unroll
+    for (int x = 0; x < 4; x += 2) {
+      mma_bf16_k8(low, l[x], l[x + 1], l[x + 1]);
+      mma_bf16_k8(high, h[x], h[x + 1], h[x + 1]);
+      mma_bf16_k8(q_low, l[x], l[x + 1], l[x]);
+      mma_bf16_k8(q_high, h[x], h[x + 1], h[x]);
+    }
+  }
+  char* const attend = s.attend[warp];
+  *reinterpret_cast<uint4*>(attend + (lane >> 1) * kAttendStride + (lane & 1) * 16) = make_uint4(0, 0, 0, 0);
+  __syncwarp();
+  const int g = lane >> 2;
+  if ((lane & 3) == g >> 1) {  // the lane holds entries (g, g)
+    const auto inverse = [](float x) {
+      float y;
+      asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x + kL2Eps));
+      return y;
+    };
+    const int x = g & 1;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const float(&d)[4] = half ? high : low;
+      const float qq = half ? (x ? q_high[1] : q_high[0]) : (x ? q_low[1] : q_low[0]);
+      const float qk = x ? d[1] : d[0], kk = x ? d[3] : d[2];
+      const float2 n = make_float2(inverse(qq), inverse(kk));
+      const int token = g + 8 * half;
+      s.norm[warp][token] = n;
+      *reinterpret_cast<__half*>(attend + token * (kAttendStride + 2)) = __float2half_rn(qk * n.x * n.y);
+    }
+  }
+  __syncwarp();
+}
+
+}  // namespace linnet::ops::sm90::prep
