@@ -167,6 +167,21 @@ def prefill(report, both, bandwidth, only):
         time_calls(report, "kda_prefill", shape, rows * 1282 + 2 * n_sequences * n_heads * 65536, bandwidth, calls)
 
 
+def short(report, both, bandwidth):
+    """Short sequences: Linnet's recurrence against FLA's chunks, which chunk_kda chooses between where the prefill kernel does not serve."""
+    for n_tokens in (64, 128, 256):
+        inputs = [(cases.make_inputs(["trained"] * 32, n_tokens, seed=i), cases.make_state(1, 32)) for i in range(32)]
+        calls = {
+            name: [
+                lambda x=x, state=state, op=functions[0 if name == "fla" else 1]: op(
+                    **x, **LAYER, scale=SCALE, initial_state=state, output_final_state=True)
+                for x, state in inputs
+            ]
+            for name, functions in both.items()
+        }
+        time_calls(report, "kda_short", f"B1 T{n_tokens} H32", 32 * (n_tokens * 1282 + 2 * 65536), bandwidth, calls)
+
+
 def decode_steps(batch, sets, states):
     """Linnet's decode kernel: convolution, recurrence and gated norm of one token, each call in its own part of the pools."""
     import linnet_torch  # noqa: F401
@@ -241,10 +256,11 @@ def main():
         print(f"copy {bandwidth * 1e-6:.3f} TB/s", flush=True)
         if arguments.decode:
             decode(report, both, bandwidth)
-        if arguments.accuracy:
-            accuracy(report, both)
         if arguments.prefill:
             prefill(report, both, bandwidth, arguments.only)
+            short(report, both, bandwidth)
+        if arguments.accuracy:
+            accuracy(report, both)
     if arguments.save_tuning:
         fla_tuning.save(arguments.save_tuning)
 

@@ -167,9 +167,11 @@ def kda_recurrent(
     starts = None if cu_seqlens is None else starts_of(q, cu_seqlens)
     n_sequences = n_rows if starts is None else starts.numel() - 1
     state_in = state_out if in_place else state_in
-    stride = _state_stride((state_in, state_out), (n_heads, *((v_dim, k_dim) if state_v_first else (k_dim, v_dim))), None if slots is not None else n_sequences)
+    one = (n_heads, v_dim, k_dim) if state_v_first else (n_heads, k_dim, v_dim)
+    stride = _state_stride((state_in, state_out), one, None if slots is not None else n_sequences)
     if slots is not None:
-        expect(slots.dtype == torch.int32 and slots.shape[0] >= n_sequences and (slots.ndim == 1 or slots.stride(-1) == 1), "slots: expected int32 [B] or [B, T]")
+        dense = slots.ndim == 1 or (slots.ndim == 2 and slots.stride(1) == 1)
+        expect(slots.dtype == torch.int32 and slots.shape[0] >= n_sequences and dense, "slots: expected int32 [B] or [B, T]")
     if n_accepted is not None:
         expect(n_accepted.dtype == torch.int32 and slots is not None and n_accepted.is_contiguous(), "n_accepted: expected int32 [B], with slots")
     gate = LOG_DECAY if not raw_gate else SOFTPLUS if lower_bound is None else LOWER_BOUND
@@ -192,13 +194,13 @@ def _state_stride(states, one, n_sequences):
     for x in states:
         if x is None:
             continue
-        expect(x.dtype == torch.float32, "state: expected float32", x.dtype)
-        expect(tuple(x.shape[1:]) == one and x[:1].is_contiguous(), f"state: expected {list(one)} each, contiguous", list(x.shape))
-        expect(x.data_ptr() % 16 == 0 and x.stride(0) % 4 == 0, "state: expected memory aligned to 16 bytes")
-        if n_sequences is not None:
-            expect(x.shape[0] == n_sequences and x.is_contiguous(), f"state: expected {n_sequences} states, contiguous", x.shape[0])
+        if x.dtype != torch.float32 or x.shape[1:] != one or x.data_ptr() % 16 or not x[:1].is_contiguous():
+            raise ValueError(f"state: expected float32 {list(one)} each, contiguous and aligned to 16 bytes, got {x.dtype} {list(x.shape)}")
+        if n_sequences is not None and (x.shape[0] != n_sequences or not x.is_contiguous()):
+            raise ValueError(f"state: expected {n_sequences} states, contiguous, got {x.shape[0]}, strides {x.stride()}")
         strides.add(x.stride(0))
-    expect(len(strides) <= 1, "states: expected one stride", strides)
+    if len(strides) > 1 or any(stride % 4 for stride in strides):
+        raise ValueError(f"states: expected one stride, a multiple of 4, got {strides}")
     return strides.pop() if strides else 0
 
 

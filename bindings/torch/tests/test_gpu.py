@@ -166,3 +166,23 @@ def test_fla_dispatch():
     backend = linnet_torch.fla.register()
     x["q"].requires_grad_()
     assert backend.chunk_kda_verifier(**x, **LAYER) == (False, "no backward: call under torch.no_grad() or torch.inference_mode()")
+
+
+@pytest.mark.parametrize("v_first", [False, True])
+def test_slots_of_tentative_tokens(v_first):
+    """Two sequences of three tokens that begin at accepted slots of the round before and leave a state after each token."""
+    x, pool = cases.make_inputs(["trained"] * 2, 6), cases.make_state(9, 2)
+    slots = torch.tensor([[1, 2, 3], [6, 5, -1]], device="cuda", dtype=torch.int32)
+    accepted = torch.tensor([2, 1], device="cuda", dtype=torch.int32)
+    after, out = pool.clone(), torch.empty_like(x["v"])
+    OPS.kda_recurrent(x["q"], x["k"], x["v"], x["g"], x["beta"], x["A_log"], x["dt_bias"], None, after, True, out, starts([3, 3]), slots,
+                      accepted, 0.1, True, None, True, True, 1.0, v_first)  # fmt: skip
+    for b in range(2):
+        first = pool[slots[b, accepted[b] - 1].item()].unsqueeze(0)
+        for t in range(3):
+            part = {n: y[:, 3 * b : 3 * b + t + 1].contiguous() if y.ndim > 2 else y for n, y in x.items()}
+            o, s = linnet_torch.fused_recurrent_kda(**part, **LAYER, scale=0.1, initial_state=first, output_final_state=True, state_v_first=v_first)
+            assert torch.equal(out[0, 3 * b + t], o[0, t])
+            if slots[b, t] >= 0:
+                assert torch.equal(after[slots[b, t].item()], s[0])
+    assert torch.equal(after[[0, 4, 7, 8]], pool[[0, 4, 7, 8]])
