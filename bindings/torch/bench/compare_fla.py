@@ -68,6 +68,20 @@ def error(x, reference):
     return ((x.double() - reference).square().mean().sqrt() / (reference.square().mean().sqrt() + 1e-300)).item()
 
 
+def worst_length(results, reference, lengths, heads):
+    """Linnet's error of o over FLA's where that is largest among the sequences."""
+    worst = {}
+    for op in ("chunk_kda", "fused_recurrent_kda"):
+        if f"linnet {op}" in results and f"fla {op}" in results:
+            ratios = []
+            for i, n in enumerate(lengths):
+                at = slice(sum(lengths[:i]), sum(lengths[:i]) + n)
+                ours, theirs = (error(results[f"{name} {op}"][0][0, at][:, heads], reference[at][:, heads]) for name in ("linnet", "fla"))
+                ratios.append((ours / theirs, n))
+            worst[f"{op} worst ratio"], worst[f"{op} worst length"] = max(ratios)
+    return worst
+
+
 class Report:
     def __init__(self, path, meta):
         self.file, self.meta = open(path, "a") if path else None, meta
@@ -115,6 +129,7 @@ def accuracy(report, both):
                 for name, (result, result_state) in results.items():
                     row[f"{name} o"] = error(result[0, :, mine], o[:, mine])
                     row[f"{name} state"] = error(result_state[:, mine], final[:, mine])
+                row.update(worst_length(results, o, lengths, mine))
                 report.record(**row)
                 text = "  ".join(f"{k} {v:.2e}" for k, v in row.items() if isinstance(v, float))
                 print(f"{kind:10s} T{max(lengths):5d}  {text}", flush=True)
