@@ -74,7 +74,7 @@ void attend(MlaChunk& c, const Exec& exec) {
     exec.pool.parallel_for(c.n_tasks, 1, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t i = begin; i < end; ++i) mla_attend(c, i, c.scratch + thread * kScratchFloats);
     });
-    exec.pool.parallel_for(rows, 1, [&](int64_t begin, int64_t end, int) {
+    exec.pool.parallel_for(rows, ceil_div(rows, 4 * exec.pool.size()), [&](int64_t begin, int64_t end, int) {
       for (int64_t row = begin; row < end; ++row) mla_merge(c, row);
     });
   }

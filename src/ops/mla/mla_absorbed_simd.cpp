@@ -1,4 +1,5 @@
 // The absorbed way: its arithmetic, in the products of mla_kernels-inl.h and the softmax of mla_softmax-inl.h.
+#include <algorithm>
 #include <limits>
 
 #include "ops/mla/mla_absorbed.h"
@@ -96,9 +97,13 @@ void attend_task(const MlaChunk& c, int64_t i, float* scratch) {
 void merge_row(const MlaChunk& c, int64_t row) {
   const Tag d;
   const int64_t R = c.args->R;
-  for (int64_t i = 0; i < c.n_tasks; ++i) {
-    const MlaGroup& g = c.groups[c.tasks[i].group];
-    if (row < g.row || row >= g.row + g.rows) continue;
+  const auto group_of = [&](const MlaTask& task) -> const MlaGroup& { return c.groups[task.group]; };
+  const MlaTask* first = std::partition_point(c.tasks, c.tasks + c.n_tasks, [&](const MlaTask& task) {
+    return group_of(task).row + group_of(task).rows <= row;
+  });
+  for (int64_t i = first - c.tasks; i < c.n_tasks; ++i) {
+    const MlaGroup& g = group_of(c.tasks[i]);
+    if (row < g.row) break;
     const MlaPartial from = c.partial(i);
     const int64_t at = row - g.row;
     const float max = std::max(c.max[row], from.max[at]);
