@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "ops/activation/activation.h"
+#include "ops/grain.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/activation/activation_simd.cpp"
@@ -48,25 +49,23 @@ HWY_EXPORT(swiglu_rows);
 HWY_EXPORT(sigmoid_rows);
 HWY_EXPORT(add_rows);
 
-// Elements below which another thread costs more than it saves.
-constexpr int64_t kGrainElements = 16384;
-int64_t grain(const Tensor& y) { return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, y[1])); }
+constexpr Grain kExponentials{.least = 1024, .most = 16384}, kSums{.least = 8192, .most = 16384};
 }  // namespace
 
 void swiglu_simd(const SwigluArgs& a, const Exec& exec) noexcept {
-  exec.pool.parallel_for(a.y[0], grain(a.y), [&](int64_t begin, int64_t end, int) {
+  exec.pool.parallel_for(a.y[0], kExponentials.rows(a.y[0], a.y[1], exec.pool), [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(swiglu_rows)(a, begin, end);
   });
 }
 
 void sigmoid_simd(const SigmoidArgs& a, const Exec& exec) noexcept {
-  exec.pool.parallel_for(a.y[0], grain(a.y), [&](int64_t begin, int64_t end, int) {
+  exec.pool.parallel_for(a.y[0], kExponentials.rows(a.y[0], a.y[1], exec.pool), [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(sigmoid_rows)(a, begin, end);
   });
 }
 
 void add_simd(const AddArgs& a, const Exec& exec) noexcept {
-  exec.pool.parallel_for(a.y[0], grain(a.y), [&](int64_t begin, int64_t end, int) {
+  exec.pool.parallel_for(a.y[0], kSums.rows(a.y[0], a.y[1], exec.pool), [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(add_rows)(a, begin, end);
   });
 }

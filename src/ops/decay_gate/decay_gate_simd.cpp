@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/grain.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/decay_gate/decay_gate_simd.cpp"
 #include <hwy/foreach_target.h>
@@ -68,11 +70,10 @@ void decay_gate_simd(const DecayGateArgs& a, const Exec& exec) noexcept {
     if (a.dt_bias) std::copy_n(a.dt_bias.row<float>(h), D, bias + h * D);
     else std::fill_n(bias + h * D, D, 0.0f);
   }
-  constexpr int64_t kPieceElements = 8192;  // 6 us of work with AVX-512
-  exec.pool.parallel_for(N, std::max<int64_t>(1, kPieceElements / std::max<int64_t>(width, 1)),
-                         [&](int64_t begin, int64_t end, int) {
-                           HWY_DYNAMIC_DISPATCH(gate_rows)(a, rate, bias, begin, end);
-                         });
+  constexpr Grain kGrain{.least = 1024, .most = 8192};  // 0.8 and 6 us of work with AVX-512
+  exec.pool.parallel_for(N, kGrain.rows(N, width, exec.pool), [&](int64_t begin, int64_t end, int) {
+    HWY_DYNAMIC_DISPATCH(gate_rows)(a, rate, bias, begin, end);
+  });
 }
 
 }  // namespace linnet::ops

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/grain.h"
 #include "ops/norm/norm.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -107,27 +108,27 @@ HWY_EXPORT(rms_norm_rows);
 HWY_EXPORT(l2_norm_rows);
 HWY_EXPORT(gated_norm_rows);
 
-// Elements below which another thread costs more than it saves (a few microseconds of work).
-constexpr int64_t kGrainElements = 16384;
-int64_t grain(int64_t row_elements) { return std::max<int64_t>(1, kGrainElements / row_elements); }
+// The per-head norms take several times as long for an element.
+constexpr Grain kRms{.least = 8192, .most = 16384}, kPerHead{.least = 1024, .most = 16384};
 }  // namespace
 
 void rms_norm_simd(const RmsNormArgs& a, const Exec& exec) noexcept {
-  exec.pool.parallel_for(a.x[0], grain(a.x.row_elements()), [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(rms_norm_rows)(a, begin, end);
-  });
+  exec.pool.parallel_for(a.x[0], kRms.rows(a.x[0], a.x.row_elements(), exec.pool),
+                         [&](int64_t begin, int64_t end, int) { HWY_DYNAMIC_DISPATCH(rms_norm_rows)
+                                                                (a, begin, end); });
 }
 
 void l2_norm_simd(const L2NormArgs& a, const Exec& exec) noexcept {
-  exec.pool.parallel_for(a.x[0], grain(a.x.row_elements()), [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(l2_norm_rows)(a, begin, end);
-  });
+  exec.pool.parallel_for(a.x[0], kPerHead.rows(a.x[0], a.x.row_elements(), exec.pool),
+                         [&](int64_t begin, int64_t end, int) { HWY_DYNAMIC_DISPATCH(l2_norm_rows)
+                                                                (a, begin, end); });
 }
 
 void gated_norm_simd(const GatedNormArgs& a, const Exec& exec) noexcept {
-  exec.pool.parallel_for(a.x[0], grain(a.x.row_elements()), [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(gated_norm_rows)(a, begin, end);
-  });
+  exec.pool.parallel_for(a.x[0], kPerHead.rows(a.x[0], a.x.row_elements(), exec.pool),
+                         [&](int64_t begin, int64_t end, int) {
+                           HWY_DYNAMIC_DISPATCH(gated_norm_rows)(a, begin, end);
+                         });
 }
 
 }  // namespace linnet::ops

@@ -142,8 +142,8 @@ namespace linnet::ops {
 namespace {
 HWY_EXPORT(conv_tile);
 
-// Elements below which another thread costs more than it saves.
-constexpr int64_t kGrainElements = 8192;
+// Elements below which another thread costs more than it saves: of outputs, and of states that are only moved.
+constexpr int64_t kLeastTileElements = 2048, kGrainElements = 8192;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -152,16 +152,19 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 void short_conv_simd(const ShortConvArgs& a, const Exec& exec) noexcept {
   const int64_t N = a.x[0], C = a.x[1], B = a.seq_start[0] - 1, kept = a.weight[1] - 1;
   if (N == 0) return;
-  const int64_t columns = ceil_div(C, kTileChannels), rows = ceil_div(N, kTileTokens);
-  const int64_t tile_elements = std::min(N, kTileTokens) * std::min(C, kTileChannels);
+  // Few tokens: tiles of fewer channels, so that every thread has one.
+  const int64_t rows = ceil_div(N, kTileTokens), share = ceil_div(ceil_div(C * rows, exec.pool.size()), 16) * 16;
+  const int64_t least = std::max<int64_t>(kLeastTileElements / std::min(N, kTileTokens) / 16 * 16, 16);
+  const int64_t width = std::clamp(share, std::min(least, kTileChannels), kTileChannels), columns = ceil_div(C, width);
   const auto conv_tiles = [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t token = i / columns * kTileTokens, channel = i % columns * kTileChannels;
-      const ConvTile tile = {token, std::min(token + kTileTokens, N), channel, std::min(kTileChannels, C - channel)};
+      const int64_t token = i / columns * kTileTokens, channel = i % columns * width;
+      const ConvTile tile = {token, std::min(token + kTileTokens, N), channel, std::min(width, C - channel)};
       HWY_DYNAMIC_DISPATCH(conv_tile)(a, tile);
     }
   };
-  exec.pool.parallel_for(rows * columns, ceil_div(kGrainElements, tile_elements), conv_tiles);
+  const int64_t tile_elements = std::min(N, kTileTokens) * std::min(C, width);
+  exec.pool.parallel_for(rows * columns, ceil_div(kLeastTileElements, tile_elements), conv_tiles);
   if (kept == 0 || rows == 1) return;
   exec.pool.parallel_for(B, ceil_div(kGrainElements, kept * C), [&](int64_t begin, int64_t end, int) {
     const int32_t* starts = a.seq_start.as<int32_t>();
