@@ -199,17 +199,19 @@ void Scheduler::Core::run_tasks(std::unique_lock<std::mutex>& lock) {
 void Scheduler::Core::with_cache(FunctionRef<void(PrefixCache&)> body) {
   if (!options_.prefix_cache) throw InvalidArgument("scheduler: there is no prefix cache");
   const auto done = std::make_shared<std::promise<void>>();  // outlives the wait: it is told from the other thread
+  std::exception_ptr error;                                  // the other thread has let go of it by then
   {
     const std::lock_guard lock(mutex_);
-    tasks_.push_back([this, body, done] {
+    tasks_.push_back([this, body, done, &error] {
       try {
         body(batcher_.cache());
-        done->set_value();
-      } catch (...) { done->set_exception(std::current_exception()); }
+      } catch (...) { error = std::current_exception(); }
+      done->set_value();
     });
   }
   work_.notify_one();
   done->get_future().get();
+  if (error) std::rethrow_exception(std::move(error));
 }
 
 // `take` fills the slot, or not, and returns the bytes that are promised to it; it runs between two passes.
