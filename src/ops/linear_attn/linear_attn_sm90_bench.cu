@@ -32,21 +32,40 @@ void bench_prefill(double bandwidth, int B, int64_t T, int H, Draw draw) {
   const Case c = tiled_case(B, T, H, draw);
   const size_t rows = static_cast<size_t>(B) * T * H;
   DeviceCase d(c);
-  const int64_t n_slots = sm90::first_slot(c.N(), B);
-  auto* records = reinterpret_cast<sm90::Record*>(d.workspace.get());
   const int repeats = rows > 1000000 ? 30 : 60;
   const Times all = time_us(repeats, [&] { d.run(); });
-  const Times prep = time_us(repeats, [&] { LINNET_CUDA_OK(sm90::launch_prep(d.args, records, n_slots, stream())); });
-  const Times scan = time_us(repeats, [&] { LINNET_CUDA_OK(sm90::launch_scan(d.args, records, stream())); });
   const double bytes = rows * 1282.0 + 2.0 * B * H * kD * kD * 4;
-  char shape[64], more[96];
+  char shape[64];
   std::snprintf(shape, sizeof shape, "B%d T%lld H%d %s", B, static_cast<long long>(T), H,
                 kDrawNames[static_cast<int>(draw)]);
-  std::snprintf(more, sizeof more, "prep %.1f scan %.1f", prep.median, scan.median);
-  report("kda_prefill", shape, bytes / bandwidth, all, more);
+  report("kda_prefill", shape, bytes / bandwidth, all, "");
+}
+
+// The time of both schedules, and together by the number of scanning clusters.
+void tune_prefill(int B, int64_t T, int H) {
+  const Case c = tiled_case(B, T, H, Draw::trained);
+  DeviceCase d(c);
+  const auto time = [&](sm90::Schedule schedule, int n_lanes) {
+    DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), B, H, schedule));
+    return time_us(20,
+                   [&] { LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, n_lanes, stream())); })
+        .median;
+  };
+  std::printf("B%d T%lld H%d: in turn %.1f us; together, by scanning clusters:", B, static_cast<long long>(T), H,
+              time(sm90::Schedule::in_turn, 0));
+  for (int n_lanes = 20; n_lanes <= 36; n_lanes += 2)
+    std::printf(" %d: %.1f", n_lanes, time(sm90::Schedule::together, n_lanes));
+  std::printf("\n");
 }
 
 }  // namespace
+
+void tune() {
+  tune_prefill(1, 8192, 32);
+  tune_prefill(8, 1024, 32);
+  tune_prefill(1, 8192, 64);
+  tune_prefill(1, 8192, 96);
+}
 
 // Three prefills of B1 T8192 H32, for a profiler.
 void profile() {

@@ -8,6 +8,7 @@ namespace linnet::ops::sm90_check {
 
 void bench(int argc, char** argv);
 void profile();
+void tune();
 
 namespace {
 
@@ -59,6 +60,19 @@ void check_bits() {
     same = same && same_bits(d.out.host(), out, out.size()) && same_bits(d.state.host(), state, state.size());
   }
   verdict(same, "100 runs, one answer");
+
+  bool any_lanes = true;
+  for (const auto schedule : {sm90::Schedule::together, sm90::Schedule::in_turn}) {
+    DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), c.B(), c.H, schedule));
+    for (const int n_lanes : {0, 1, 2, 3, 5, 7, 11, 12, 60}) {
+      d.reset(c);
+      workspace.poison();
+      LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, n_lanes, stream()));
+      any_lanes =
+          any_lanes && same_bits(d.out.host(), out, out.size()) && same_bits(d.state.host(), state, state.size());
+    }
+  }
+  verdict(any_lanes, "the same bits by either schedule, whatever the number of scanning clusters");
 
   bool causal = true;
   const Case one = make_case(Draw::mixed, {200}, 2, 22);
@@ -119,8 +133,9 @@ void check_record(Draw draw, int n_valid) {
   using sm90::Record;
   const Case c = make_case(draw, {n_valid}, 1, 40 + n_valid);
   DeviceCase d(c);
-  LINNET_CUDA_OK(sm90::launch_prep(d.args, reinterpret_cast<Record*>(d.workspace.get()), 1, stream()));
-  const auto bytes = d.workspace.host();
+  DeviceArray<char> record(sizeof(Record));
+  LINNET_CUDA_OK(sm90::launch_prep(d.args, reinterpret_cast<Record*>(record.get()), 1, stream()));
+  const auto bytes = record.host();
   const auto at = [&](size_t matrix, int row, int col) {
     const size_t panel = col / 64, piece = static_cast<size_t>(col % 64) / 8;
     __half h;
@@ -194,8 +209,8 @@ int main(int argc, char** argv) {
   LINNET_CUDA_OK(cudaGetDeviceProperties(&p, 0));
   std::printf("%s, %d SMs\n", p.name, p.multiProcessorCount);
   const std::string mode = argc > 1 ? argv[1] : "";
-  if (mode == "profile") {
-    profile();
+  if (mode == "profile" || mode == "tune") {
+    mode == "tune" ? tune() : profile();
     return 0;
   }
   for (const Draw draw : {Draw::zero, Draw::trained, Draw::strong, Draw::cliffs, Draw::bounded, Draw::collinear})

@@ -1,0 +1,383 @@
+// The scanning cluster's roles in the KDA prefill: carry the state over records and write the output.
+//
+// With K~ = k_in, Q~ = q_in, K^ = k_out, T = solve, A = attend, D = decay of a Record and V its values:
+//   R = V - K~ S      U = T R      O = scale (Q~ S + A U)      S <- D S + K^T U
+// Cluster 2 CTAs, 64 value columns each; every record is read once for both (multicast).
+// Layout  all transposed, value columns as the 64 rows of the matrix instruction: the state stays in registers as an f32
+//         accumulator, and every product's result, rounded to f16, is the left operand of the next one in the same threads: no
+//         shared memory and no exchange between warps on the chain  S -> R -> U -> S.
+// Roles   one consumer warpgroup; a producer warp: half of the record to both CTAs by one bulk copy, V by 16-byte copies; a storing
+//         warp for the outputs.
+// Smem    3 stages of 66,560 B record + 9,216 B of V, whose place the output takes before it leaves: 227,328 B and 9 barriers.
+// Numeric state and sums f32; S, R, U rounded to f16, saturating at 65504. Deterministic: one order of sums.
+// Traffic per (chunk, head): record 66,048 B from the L2, V and O 32,768 B.
+#pragma once
+
+#include "ops/linear_attn/linear_attn_sm90_schedule.cuh"
+
+namespace linnet::ops::sm90 {
+
+constexpr int kStages = 3, kValueStages = 3;
+constexpr int kConsumers = 128;
+constexpr int kRecordBytes = 66560;        // a record in shared memory, rounded up to the swizzle's 1024
+constexpr int kValueBytes = kChunk * 128;  // 64 values a token, its 16-byte pieces permuted by piece ^ (token & 7)
+constexpr int kValueOffset = kStages * kRecordBytes, kBarrierOffset = kValueOffset + kValueStages * kValueBytes;
+constexpr int kScanSmemBytes = kBarrierOffset + (4 * kStages + 3 * kValueStages) * 8;
+// What each CTA of the cluster loads for both: K~ and Q~, which are read first, or the rest.
+constexpr uint32_t kFirstHalf = offsetof(Record, k_out);
+__device__ __forceinline__ uint32_t half_bytes(int part) { return part ? sizeof(Record) - kFirstHalf : kFirstHalf; }
+
+// Position in a ring of n: stage, and the parity of its barriers' phase.
+template <int n>
+struct Cursor {
+  int stage = 0, phase = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == n) stage = 0, phase ^= 1;
+  }
+};
+using RecordCursor = Cursor<kStages>;
+using ValueCursor = Cursor<kValueStages>;
+
+// Barriers. Of a record's halves: loaded, and read by the consumers of both CTAs (waited for by the CTA that loads it).
+__device__ __forceinline__ uint32_t loaded(uint32_t smem, int half, int stage) {
+  return smem + kBarrierOffset + (half * kStages + stage) * 8;
+}
+__device__ __forceinline__ uint32_t read_by_all(uint32_t smem, int half, int stage) {
+  return loaded(smem, 2 + half, stage);
+}
+// Of a stage of values: loaded, outputs written over them, outputs stored.
+__device__ __forceinline__ uint32_t values(uint32_t smem, int stage) {
+  return smem + kBarrierOffset + (4 * kStages + stage) * 8;
+}
+__device__ __forceinline__ uint32_t written(uint32_t smem, int stage) { return values(smem, kValueStages + stage); }
+__device__ __forceinline__ uint32_t stored(uint32_t smem, int stage) { return values(smem, 2 * kValueStages + stage); }
+
+__device__ __forceinline__ void init_scan_barriers(uint32_t smem) {
+  for (int i = 0; i < kStages; i++) {
+    for (int half = 0; half < 2; half++) {
+      barrier_init(loaded(smem, half, i), 1);
+      barrier_init(read_by_all(smem, half, i), kParts * kConsumers / 32);
+    }
+  }
+  for (int i = 0; i < kValueStages; i++) {
+    barrier_init(values(smem, i), 32);
+    barrier_init(written(smem, i), kConsumers / 32);
+    barrier_init(stored(smem, i), 1);
+  }
+}
+
+// One lane of time as its roles see it.
+struct ScanArgs {
+  const KdaPrefillSm90& a;
+  Workspace w;
+  Lanes lanes;
+  int lane, part;
+};
+
+// Every chunk of the lane in order; f(piece, chunk, step, number of the chunk), and after each piece after(piece, step behind it).
+template <class F, class G>
+__device__ __forceinline__ void for_each_chunk(const ScanArgs& s, F f, G after) {
+  int number = 0;
+  for_each_piece(s.a, s.lanes, s.lane, [&](const Piece& w, int first_step) {
+    const int begin = w.begin_chunk(), end = w.end_chunk();
+    for (int c = begin; c < end; c++) f(w, c, first_step + c - begin, number++);
+    after(w, first_step + w.n_slots());
+  });
+}
+struct Nothing {
+  __device__ void operator()(const Piece&, int) const {}
+};
+
+// The warp that loads this CTA's half of each record for both, as soon as it is ready and a stage is free.
+__device__ __forceinline__ void load_records(const ScanArgs& s, uint32_t smem) {
+  const int thread = threadIdx.x & 31;
+  const uint32_t offset = s.part * kFirstHalf;
+  const char* const records = reinterpret_cast<const char*>(s.w.records) + offset;
+  const int32_t* const ready = s.w.ready + s.lane * kFlagLine;
+  RecordCursor at;
+  int n_ready = s.w.in_turn ? 0x7fffffff : 0;  // steps before n_ready are
+  if (s.w.in_turn) wait_for_dependency();      // prep
+  for_each_chunk(
+      s,
+      [&](const Piece& w, int c, int step, int number) {
+        int64_t entry = static_cast<int64_t>(s.lane) * kRing + step % kRing;
+        if (s.w.in_turn)
+          entry = static_cast<int64_t>(w.chain_first + c - w.head * s.lanes.n_slots) * s.a.n_heads + w.head;
+        while (step >= n_ready) {  // many flags in one look
+          const bool is = thread < kRing && load_acquire(ready + (step + thread) % kRing) == step + thread + 1;
+          n_ready = step + __ffs(~__ballot_sync(~0u, is)) - 1;
+          if (n_ready > step) fence_proxies();
+        }
+        // Read by all consumers: then both halves' last loads have been waited for, too.
+        if (number >= kStages) barrier_wait(read_by_all(smem, s.part, at.stage), at.phase ^ 1);
+        if (thread == 0) {
+          for (int half = 0; half < 2; half++) barrier_expect(loaded(smem, half, at.stage), half_bytes(half));
+          bulk_load_multicast(smem + at.stage * kRecordBytes + offset, records + entry * sizeof(Record),
+                              half_bytes(s.part), loaded(smem, s.part, at.stage), (1 << kParts) - 1);
+        }
+        __syncwarp();
+        at.advance();
+      },
+      Nothing{});
+}
+
+__device__ __forceinline__ uint32_t value_piece(uint32_t smem, int stage, int row, int piece) {
+  return smem + kValueOffset + stage * kValueBytes + row * 128 + ((piece ^ (row & 7)) << 4);
+}
+
+// Asks the part of the state that a piece begins with into the L2.
+__device__ __forceinline__ void prefetch_state(const ScanArgs& s, const Piece& w) {
+  const int slot = w.first == w.chain_first && s.a.state_in ? s.a.state_in[w.sequence] : -1;
+  if (slot < 0) return;
+  const float* rows = s.a.state + (static_cast<int64_t>(slot) * s.a.n_heads + w.head) * kDim * kDim + 64 * s.part;
+  for (int i = static_cast<int>(threadIdx.x & 31); i < 2 * kDim; i += 32)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + (i >> 1) * kDim + (i & 1) * 32));
+}
+
+// The warp that loads values, and what a piece begins with.
+__device__ __forceinline__ void load_value_rows(const ScanArgs& s, uint32_t smem) {
+  const int row = (threadIdx.x & 31) >> 3, piece = threadIdx.x & 7;
+  const int64_t step_bytes = 4 * s.a.token_stride * 2;  // the warp copies 4 tokens at a time
+  const char* const v = static_cast<const char*>(s.a.v);
+  ValueCursor at;
+  for_each_chunk(
+      s,
+      [&](const Piece& w, int c, int, int number) {
+        if (c == w.begin_chunk()) prefetch_state(s, w);
+        const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
+        const char* value = v + (token * s.a.token_stride + w.head * kDim + s.part * 64) * 2 + piece * 16;
+        if (number >= kValueStages) barrier_wait(stored(smem, at.stage), at.phase ^ 1);
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+          const bool valid = 4 * i < left;
+          copy16(value_piece(smem, at.stage, 4 * i + row, piece), valid ? value + i * step_bytes : v, valid ? 16 : 0);
+        }
+        barrier_arrive_after_copies(values(smem, at.stage));
+        at.advance();
+      },
+      Nothing{});
+}
+
+template <int n>
+__device__ __forceinline__ void to_operand(uint32_t (&a)[n / 2], const float (&d)[n]) {
+#pragma unroll
+  for (int i = 0; i < n / 2; i++) a[i] = pack_half_saturated(d[2 * i], d[2 * i + 1]);
+}
+
+// R = V^T of one warp: 16 value columns (rows here) x 64 tokens. Tokens beyond the sequence are zero.
+__device__ __forceinline__ void load_values(float (&r)[32], uint32_t value) {
+#pragma unroll
+  for (int j = 0; j < 4; j++) {  // 16 tokens
+    uint32_t v[4];               // (tokens 0-7, rows 0-7), (0-7, 8-15), (8-15, 0-7), (8-15, 8-15)
+    ldmatrix_transposed(v, value + j * 16 * 128);
+#pragma unroll
+    for (int x = 0; x < 4; x++) {
+      const float2 f = unpack_bf16(v[x]);
+      r[8 * j + 2 * x] = f.x;
+      r[8 * j + 2 * x + 1] = f.y;
+    }
+  }
+}
+
+// O of one warp into the place of the values it has used: scaled, rounded to bf16, token-major again.
+__device__ __forceinline__ void put_output(uint32_t fragment, const float (&o)[32], float scale) {
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    uint32_t p[4];
+#pragma unroll
+    for (int x = 0; x < 4; x++) p[x] = pack_bf16(o[8 * j + 2 * x] * scale, o[8 * j + 2 * x + 1] * scale);
+    stmatrix_transposed(fragment + j * 16 * 128, p[0], p[1], p[2], p[3]);
+  }
+}
+
+// The storing warp: each chunk's outputs from shared memory to the tensor, then their stage is free, and so is the record's place in
+// the ring.
+__device__ __forceinline__ void store_outputs(const ScanArgs& s, uint32_t smem) {
+  const int thread = threadIdx.x & 31, row = thread >> 3, piece = thread & 7;
+  const int64_t step_bytes = 4 * s.a.token_stride * 2;
+  int32_t* const consumed = s.w.consumed + s.lane * kFlagLine + s.part;
+  ValueCursor at;
+  for_each_chunk(
+      s,
+      [&](const Piece& w, int c, int step, int) {
+        const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
+        char* to =
+            static_cast<char*>(s.a.out) + (token * s.a.token_stride + w.head * kDim + s.part * 64) * 2 + piece * 16;
+        barrier_wait(written(smem, at.stage), at.phase);
+        if (thread == 0) store_relaxed(consumed, step + 1);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          uint4 v[8];
+#pragma unroll
+          for (int i = 0; i < 8; i++)
+            asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(v[i].x), "=r"(v[i].y), "=r"(v[i].z), "=r"(v[i].w)
+                         : "r"(value_piece(smem, at.stage, 4 * (8 * half + i) + row, piece))
+                         : "memory");
+#pragma unroll
+          for (int i = 0; i < 8; i++) {
+            const int offset = 8 * half + i;
+            if (4 * offset < left) *reinterpret_cast<uint4*>(to + offset * step_bytes) = v[i];
+          }
+        }
+        __syncwarp();
+        if (thread == 0) barrier_arrive(stored(smem, at.stage));
+        at.advance();
+      },
+      [&](const Piece&, int step) {
+        if (thread == 0) store_relaxed(consumed, step);  // a hole counts
+      });
+}
+
+// The lane's 32 columns of D; decay: shared address of its first pair.
+__device__ __forceinline__ void load_decay(float (&d)[32], uint32_t decay) {
+#pragma unroll
+  for (int j = 0; j < 16; j++)
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(d[2 * j]), "=f"(d[2 * j + 1]) : "r"(decay + 32 * j));
+}
+// S = D S.
+__device__ __forceinline__ void scale_columns(float (&s)[64], const float (&d)[32]) {
+#pragma unroll
+  for (int j = 0; j < 16; j++) {
+    s[4 * j] *= d[2 * j];
+    s[4 * j + 1] *= d[2 * j + 1];
+    s[4 * j + 2] *= d[2 * j];
+    s[4 * j + 3] *= d[2 * j + 1];
+  }
+}
+
+// D (+)= sign S operand^T, 128 key channels: the product with K~ or Q~ whose descriptor is b.
+template <int kSign>
+__device__ __forceinline__ void read_state(float (&d)[32], const uint32_t (&s)[32], uint32_t b, bool accumulate) {
+#pragma unroll
+  for (int kk = 0; kk < 8; kk++)
+    wgmma_n64<kSign>(d, s + 4 * kk, b + (((kk >> 2) * kPanelBytes + (kk & 3) * 32) >> 4), accumulate || kk > 0);
+  wgmma_commit();
+}
+// D (+)= x operand^T, 64 tokens: the product with T or A.
+__device__ __forceinline__ void mix_tokens(float (&d)[32], const uint32_t (&x)[16], uint32_t b, bool accumulate) {
+#pragma unroll
+  for (int kk = 0; kk < 4; kk++) wgmma_n64<1>(d, x + 4 * kk, b + (kk * 32 >> 4), accumulate || kk > 0);
+  wgmma_commit();
+}
+
+// The state of one piece into registers and out of them. s: S^T, rows g and g + 8 of the warp's 16 value columns, panel columns
+// 8 j + t2, + 1. Between lanes it travels as the registers lie.
+__device__ __forceinline__ void load_state(const ScanArgs& x, const Piece& w, float (&s)[64]) {
+  const int thread = threadIdx.x & 127, warp = thread >> 5, g = (thread & 31) >> 2, t2 = (thread & 3) * 2;
+  if (w.first > w.chain_first) {
+    const int32_t* flag = x.w.handed_off + x.lane * kFlagLine + x.part;
+    while (load_acquire(flag) == 0) {}
+    const float* from = x.w.handoff + static_cast<int64_t>(x.lane) * kHandoffFloats + x.part * 64 * 128 + thread;
+#pragma unroll
+    for (int i = 0; i < 64; i++) s[i] = __ldcg(from + i * 128);
+    return;
+  }
+  const int slot = x.a.state_in ? x.a.state_in[w.sequence] : -1;
+  const float* in =
+      x.a.state + (static_cast<int64_t>(slot) * x.a.n_heads + w.head) * kDim * kDim + 64 * x.part + 16 * warp + g;
+#pragma unroll
+  for (int j = 0; j < 16; j++) {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      s[4 * j + i] = slot >= 0 ? in[key_channel(8 * j + t2 + (i & 1)) * kDim + 8 * (i >> 1)] : 0.f;
+  }
+}
+
+__device__ __forceinline__ void store_state(const ScanArgs& x, const Piece& w, const float (&s)[64]) {
+  const int thread = threadIdx.x & 127, warp = thread >> 5, g = (thread & 31) >> 2, t2 = (thread & 3) * 2;
+  if (w.end < w.chain_end) {  // the next lane goes on
+    const int next = x.lane + 1;
+    float* to = x.w.handoff + static_cast<int64_t>(next) * kHandoffFloats + x.part * 64 * 128 + thread;
+#pragma unroll
+    for (int i = 0; i < 64; i++) to[i * 128] = s[i];
+    sync_threads(1, kConsumers);
+    if (thread == 0) {
+      __threadfence();
+      store_release(x.w.handed_off + next * kFlagLine + x.part, 1);
+    }
+    return;
+  }
+  const int slot = x.a.state_out ? x.a.state_out[w.sequence] : -1;
+  if (slot < 0) return;
+  float* out =
+      x.a.state + (static_cast<int64_t>(slot) * x.a.n_heads + w.head) * kDim * kDim + 64 * x.part + 16 * warp + g;
+#pragma unroll
+  for (int j = 0; j < 16; j++) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) out[key_channel(8 * j + t2 + (i & 1)) * kDim + 8 * (i >> 1)] = s[4 * j + i];
+  }
+}
+
+// The consumers: the chain of products over every chunk of the lane.
+__device__ __forceinline__ void consume(const ScanArgs& x, uint32_t smem) {
+  const int warp = (threadIdx.x & 127) >> 5, thread = threadIdx.x & 31, t2 = (thread & 3) * 2;
+  // Each warp's 16 columns of V in a stage are read by it alone, so its outputs may take their place.
+  const uint32_t fragment = value_piece(smem, 0, (thread & 7) + ((thread >> 4) << 3), 2 * warp + ((thread >> 3) & 1));
+  float s[64];
+  uint32_t s_operand[32], u_operand[16];
+  float r[32], o[32];
+  RecordCursor at;
+  ValueCursor v;
+  for_each_piece(x.a, x.lanes, x.lane, [&](const Piece& w, int) {
+    const int n_chunks = w.end_chunk() - w.begin_chunk();
+    load_state(x, w, s);
+    to_operand(s_operand, s);
+    if (n_chunks > 0) {
+      barrier_wait(values(smem, v.stage), v.phase);
+      load_values(r, fragment + v.stage * kValueBytes);
+    }
+#pragma unroll 1
+    for (int c = 0; c < n_chunks; c++) {  // no product stands under a condition: the compiler would wait for each one
+      const uint32_t record = smem + at.stage * kRecordBytes;
+      barrier_wait(loaded(smem, 0, at.stage), at.phase);
+      touch(r);
+      wgmma_fence();
+      read_state<-1>(r, s_operand, operand(record + offsetof(Record, k_in), 16), true);  // R = V - K~ S
+      touch(o);
+      wgmma_fence();
+      read_state<1>(o, s_operand, operand(record + offsetof(Record, q_in), 16), false);  // O = Q~ S
+      barrier_wait(loaded(smem, 1, at.stage), at.phase);
+      float decay[32];
+      load_decay(decay, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
+      wgmma_wait<1>();
+      touch(r);
+      uint32_t r_operand[16];
+      to_operand(r_operand, r);
+      float u[32];
+      wgmma_fence();
+      mix_tokens(u, r_operand, operand(record + offsetof(Record, solve), 16), false);  // U = T R
+      scale_columns(s, decay);
+      wgmma_wait<0>();
+      touch(u);
+      touch(o);
+      if (thread == 0) barrier_arrive_at(read_by_all(smem, 0, at.stage), 0);
+      to_operand(u_operand, u);
+      touch(s);
+      wgmma_fence();
+#pragma unroll
+      for (int kk = 0; kk < 4; kk++)  // S += K^T U
+        wgmma_n128_transposed(s, u_operand + 4 * kk,
+                              operand(record + offsetof(Record, k_out) + kk * 2048, kPanelBytes));
+      wgmma_commit();
+      mix_tokens(o, u_operand, operand(record + offsetof(Record, attend), 16), true);  // O += A U
+      const int value_stage = v.stage, record_stage = at.stage;
+      v.advance();
+      at.advance();
+      if (c + 1 < n_chunks) barrier_wait(values(smem, v.stage), v.phase);
+      load_values(r, fragment + v.stage * kValueBytes);  // after the last chunk: leftovers, never used
+      wgmma_wait<1>();
+      touch(s);
+      to_operand(s_operand, s);
+      wgmma_wait<0>();
+      touch(o);
+      if (thread == 0) barrier_arrive_at(read_by_all(smem, 1, record_stage), 1);
+      put_output(fragment + value_stage * kValueBytes, o, x.a.scale);
+      __syncwarp();
+      if (thread == 0) barrier_arrive(written(smem, value_stage));
+    }
+    store_state(x, w, s);
+  });
+}
+
+}  // namespace linnet::ops::sm90

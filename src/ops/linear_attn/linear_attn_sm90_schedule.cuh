@@ -1,0 +1,150 @@
+// Who does what when in the KDA prefill on Hopper.
+//
+// Positions  A head owns n_slots record slots, those of its sequences one after the other (first_slot); head h's slot x is position
+//            h * n_slots + x. A chain is the slots of one (sequence, head); the last may be empty (a hole).
+// Lanes      Each scanning cluster is a lane of time. Lane j owns the j-th part of all positions, equal to within one. It takes the
+//            chains of its part from the last to the first, each chain's slots ascending. So a chain cut by a boundary begins at the
+//            start of one lane and ends at the end of the next one: as no chain is longer than a lane, the first piece is done before
+//            the second is due (McNaughton's wrap-around rule), and any number of lanes is balanced whatever the lengths.
+//            The state passes between the pieces in f32, so results do not depend on the number of lanes, in bits.
+// Together   (few chains) one persistent grid: some clusters scan, the others prepare. Prep takes (step, lane) pairs in order of steps
+//            and writes lane j's record of step t into entry t % kRing of its ring: few enough to stay in the L2.
+//            ready[entry] = t + 1 once written, consumed[lane][part] = t + 1 once read.
+// In turn    (many chains) prep writes all records, slot by slot, then every cluster scans: nothing waits for a flag of a record.
+#pragma once
+
+#include "ops/linear_attn/linear_attn_sm90.cuh"
+
+namespace linnet::ops::sm90 {
+
+constexpr int kParts = 2;         // CTAs of a cluster: halves of the value columns
+constexpr int kRing = 24;         // records of a lane that may be ahead; at most 31
+constexpr int kFlagLine = 32;     // flags of different lanes lie in different lines of the L2
+constexpr int kMaxTogether = 40;  // lanes of a together schedule, for their rings
+constexpr int kMaxLanes = 80;     // sizes the workspace
+
+struct Workspace {
+  Record* records;  // together: [n_lanes, kRing]; in turn: [n_slots, n_heads]
+  bool in_turn;
+  float* handoff;       // [n_lanes, kParts, 64, 128]: lane j's entry is the state at its first position
+  int32_t* next_item;   // [1]
+  int32_t* ready;       // [n_lanes, kFlagLine], kRing used
+  int32_t* consumed;    // [n_lanes, kFlagLine], kParts used
+  int32_t* handed_off;  // [n_lanes, kFlagLine], kParts used
+};
+constexpr int kHandoffFloats = kParts * 64 * 128;
+constexpr int64_t kFlagInts = kFlagLine * (1 + 3 * kMaxLanes);
+constexpr size_t kHandoffBytes = static_cast<size_t>(kMaxLanes) * kHandoffFloats * sizeof(float);
+
+constexpr size_t kFixedBytes = kHandoffBytes + kFlagInts * sizeof(int32_t);
+
+inline Workspace workspace_at(void* p, bool in_turn) {
+  char* const at = static_cast<char*>(p);
+  Workspace w;
+  w.handoff = reinterpret_cast<float*>(at);
+  w.next_item = reinterpret_cast<int32_t*>(at + kHandoffBytes);
+  w.ready = w.next_item + kFlagLine;
+  w.consumed = w.ready + kMaxLanes * kFlagLine;
+  w.handed_off = w.consumed + kMaxLanes * kFlagLine;
+  w.records = reinterpret_cast<Record*>(at + kFixedBytes);
+  w.in_turn = in_turn;
+  return w;
+}
+
+struct Lanes {
+  int n_lanes, n_slots, n_positions;
+  __device__ __forceinline__ int first(int lane) const {
+    return static_cast<int>(static_cast<int64_t>(n_positions) * lane / n_lanes);
+  }
+  __device__ __forceinline__ int steps() const { return (n_positions + n_lanes - 1) / n_lanes; }  // of the longest lane
+};
+
+// A piece of a chain that one lane carries.
+struct Piece {
+  int head, sequence;
+  int64_t token;    // first of the sequence
+  int64_t length;   // of the sequence
+  int chain_first;  // position of the chain's first slot
+  int chain_end;
+  int first, end;  // positions
+  __device__ __forceinline__ int n_slots() const { return end - first; }
+  // Chunks of the sequence [begin_chunk, end_chunk), possibly none.
+  __device__ __forceinline__ int begin_chunk() const { return first - chain_first; }
+  __device__ __forceinline__ int end_chunk() const {
+    return min(end - chain_first, static_cast<int>((length + kChunk - 1) / kChunk));
+  }
+};
+
+// The piece around position p of the lane that owns [lo, hi).
+__device__ __forceinline__ void set_piece(Piece& w, int64_t begin, int64_t end, int n_slots, int lo, int hi) {
+  w.token = begin;
+  w.length = end - begin;
+  const int origin = w.head * n_slots;
+  w.chain_first = origin + static_cast<int>(first_slot(begin, w.sequence));
+  w.chain_end = origin + static_cast<int>(first_slot(end, w.sequence + 1));
+  w.first = max(w.chain_first, lo);
+  w.end = min(w.chain_end, hi);
+}
+
+__device__ __forceinline__ Piece find_piece(const SeqStart& start, int n_sequences, int n_slots, int p, int lo,
+                                            int hi) {
+  Piece w;
+  w.head = p / n_slots;
+  const int slot = p - w.head * n_slots;
+  int first = 0, last = n_sequences - 1;
+  while (first < last) {
+    const int mid = (first + last + 1) / 2;
+    if (first_slot(start[mid], mid) <= slot) first = mid;
+    else last = mid - 1;
+  }
+  w.sequence = first;
+  set_piece(w, start[first], start[first + 1], n_slots, lo, hi);
+  return w;
+}
+
+// The pieces of a lane in the order of time; f(piece, step of its first slot).
+template <class F>
+__device__ __forceinline__ void for_each_piece(const KdaPrefillSm90& a, const Lanes& lanes, int lane, F f) {
+  const SeqStart start{a.seq_start, a.seq_start_is_64};
+  const int lo = lanes.first(lane), hi = lanes.first(lane + 1);
+  if (lo == hi) return;
+  Piece w = find_piece(start, a.n_sequences, lanes.n_slots, hi - 1, lo, hi);
+  int step = 0;
+  while (true) {
+    const int next_sequence = w.sequence > 0 ? w.sequence - 1 : a.n_sequences - 1;
+    const int64_t next_begin = start[next_sequence];  // asked for before it is needed
+    const int64_t next_end = w.sequence > 0 ? w.token : a.n_tokens;
+    f(w, step);
+    step += w.n_slots();
+    if (w.first == lo) return;
+    w.head -= w.sequence == 0;
+    w.sequence = next_sequence;
+    set_piece(w, next_begin, next_end, lanes.n_slots, lo, hi);
+  }
+}
+
+// ---- flags in global memory
+__device__ __forceinline__ int32_t load_acquire(const int32_t* p) {
+  int32_t x;
+  asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+  return x;
+}
+__device__ __forceinline__ int32_t load_relaxed(const int32_t* p) {
+  int32_t x;
+  asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+  return x;
+}
+// Enough where what must come before is a read that has been waited for.
+__device__ __forceinline__ void store_relaxed(int32_t* p, int32_t x) {
+  asm volatile("st.relaxed.gpu.global.b32 [%0], %1;" ::"l"(p), "r"(x) : "memory");
+}
+__device__ __forceinline__ void store_release(int32_t* p, int32_t x) {
+  asm volatile("st.release.gpu.global.b32 [%0], %1;" ::"l"(p), "r"(x) : "memory");
+}
+// Ordinary writes before it and bulk copies after it (or the other way round) see each other.
+__device__ __forceinline__ void fence_proxies() { asm volatile("fence.proxy.async;" ::: "memory"); }
+__device__ __forceinline__ void sync_threads(int barrier, int n_threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(n_threads) : "memory");
+}
+
+}  // namespace linnet::ops::sm90
