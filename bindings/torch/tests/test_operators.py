@@ -70,7 +70,7 @@ def recurrent_stand_in(a):
         decay = decay_of(g[rows, h], a.gate, torch.exp(a_log[h]), bias[h], a.lower_bound)
         for t, o in enumerate(recur(q[rows, hk], k[rows, hk], v[rows, h].double(), decay, beta[rows, h], s, a.scale, a.normalize)):
             out[starts[b] + t, h] = o.to(out.dtype)
-            if a.slots and a.state_out:
+            if a.slots and a.state_out and slot_of(b, t) >= 0:
                 state(a.state_out, b, t, h).copy_(s)
         if not a.slots and a.state_out:
             state(a.state_out, b, 0, h).copy_(s)
@@ -232,3 +232,25 @@ def test_shapes_under_compilation():
         parameters = torch.empty(2, device="cuda"), torch.empty(256, device="cuda")
         out, state = torch.ops.linnet.kda_prefill(q, q, q, q, beta, *parameters, None, None, 0.1, None, True)
         assert out.shape == q.shape and out.dtype == q.dtype and state.shape == (2, 2, 128, 128) and state.dtype == torch.float32
+
+
+@pytest.mark.parametrize("v_first", [False, True])
+def test_slots_of_tentative_tokens(v_first):
+    """Two sequences of three tokens that begin at accepted slots of the round before and leave a state after each token."""
+    q, k, v, g, beta = draw(6, 2, 2, 64, 64, torch.float32)
+    pool = torch.randn(9, 2, 64, 64)
+    slots, accepted = torch.tensor([[1, 2, 3], [6, 5, -1]], dtype=torch.int32), torch.tensor([2, 1], dtype=torch.int32)
+    after, out = pool.clone(), torch.empty_like(v)
+    gate = (torch.zeros(2), torch.zeros(128))
+    torch.ops.linnet.kda_recurrent(q, k, v, g, beta, *gate, None, after, True, out, torch.tensor([0, 3, 6]), slots, accepted, 0.1, True, None,
+                                   True, True, 1.0, v_first)  # fmt: skip
+    for b, t in itertools.product(range(2), range(3)):
+        part = [x[:, 3 * b : 3 * b + t + 1].contiguous() for x in (q, k, v, g, beta)]
+        o, s = linnet_torch.fused_recurrent_kda(
+            *part, A_log=gate[0], dt_bias=gate[1], scale=0.1, initial_state=pool[slots[b, accepted[b] - 1].item()].unsqueeze(0),
+            output_final_state=True, use_qk_l2norm_in_kernel=True, use_gate_in_kernel=True, use_beta_sigmoid_in_kernel=True, state_v_first=v_first,
+        )  # fmt: skip
+        assert torch.equal(out[0, 3 * b + t], o[0, t])
+        if slots[b, t] >= 0:
+            assert torch.equal(after[slots[b, t].item()], s[0])
+    assert torch.equal(after[[0, 4, 7, 8]], pool[[0, 4, 7, 8]])
