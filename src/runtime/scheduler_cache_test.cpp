@@ -24,11 +24,7 @@ struct SchedulerCache : testing::Test {
     expect_same(answer, answer_of(forgetful, request), cat("prompt of ", request.prompt.size()));
     return answer;
   }
-  void settle() {
-    scheduler.with_cache(
-        [](PrefixCache&) {});  // the round that ended the last reply is over, and its statistics are known
-    while (scheduler.stats().replies_to_settle > 0) std::this_thread::yield();
-  }
+  void settle() { runtime::settle(scheduler); }
 };
 
 TEST_F(SchedulerCache, the_same_prompt_again_reads_its_last_tokens_only) {

@@ -115,6 +115,7 @@ TEST(scheduler_tasks, lent_states_keep_to_the_memory) {
     EXPECT_FALSE(waits->next(std::chrono::milliseconds(0)));
     lent.reset();
     EXPECT_EQ(answer_of(*waits).choices[0].finish, Finish::max_tokens);
+    settle(scheduler);
   }
   EXPECT_LE(pool.peak_bytes(), limit);
 }

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "formats/file_test_support.h"
@@ -117,6 +118,13 @@ inline void expect_same(const Answer& got, const Answer& want, const std::string
     EXPECT_EQ(got.choices[c].text, want.choices[c].text) << what;
     EXPECT_EQ(got.choices[c].finish, want.choices[c].finish) << what;
   }
+}
+
+// Until nothing is left to do for replies that have ended: it takes memory, at the cost of what is remembered.
+inline void settle(Scheduler& scheduler) {
+  scheduler.with_cache(
+      [](PrefixCache&) {});  // the round that ended the last reply is over, and its statistics are known
+  while (scheduler.stats().replies_to_settle > 0) std::this_thread::yield();
 }
 
 }  // namespace linnet::runtime
