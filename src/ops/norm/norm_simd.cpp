@@ -114,14 +114,18 @@ constexpr Grain kRms{.least = 8192, .most = 16384}, kPerHead{.least = 1024, .mos
 
 void rms_norm_simd(const RmsNormArgs& a, const Exec& exec) noexcept {
   exec.pool.parallel_for(a.x[0], kRms.rows(a.x[0], a.x.row_elements(), exec.pool),
-                         [&](int64_t begin, int64_t end, int) { HWY_DYNAMIC_DISPATCH(rms_norm_rows)
-                                                                (a, begin, end); });
+                         [&](int64_t begin, int64_t end, int) {
+                           HWY_DYNAMIC_DISPATCH(rms_norm_rows)
+                           (a, begin, end);
+                         });
 }
 
 void l2_norm_simd(const L2NormArgs& a, const Exec& exec) noexcept {
   exec.pool.parallel_for(a.x[0], kPerHead.rows(a.x[0], a.x.row_elements(), exec.pool),
-                         [&](int64_t begin, int64_t end, int) { HWY_DYNAMIC_DISPATCH(l2_norm_rows)
-                                                                (a, begin, end); });
+                         [&](int64_t begin, int64_t end, int) {
+                           HWY_DYNAMIC_DISPATCH(l2_norm_rows)
+                           (a, begin, end);
+                         });
 }
 
 void gated_norm_simd(const GatedNormArgs& a, const Exec& exec) noexcept {
