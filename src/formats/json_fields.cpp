@@ -24,34 +24,6 @@ std::string value_text(const json* value) {
   }
 }
 
-// The DOM, refusing what nlohmann's parser lets pass: two equal keys in an object (the later would win), any depth, and text
-// behind a NUL (which its lexer takes for the end).
-json parse_strictly(std::string_view text, const std::string& place) {
-  if (const size_t at = text.find('\0'); at != text.npos)
-    throw FormatError(cat(place, ": byte ", at, ": expected JSON, got a NUL byte"));
-  std::vector<std::unordered_set<std::string>> keys;
-  const auto check = [&](int depth, json::parse_event_t event, json& parsed) {
-    using Event = json::parse_event_t;
-    if ((event == Event::object_start || event == Event::array_start) && depth >= JsonFields::kMaxDepth)
-      throw FormatError(cat(place, ": expected at most ", JsonFields::kMaxDepth, " levels of nesting, got more"));
-    if (event == Event::object_start) keys.emplace_back();
-    if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key && !keys.back().insert(parsed.get_ref<const std::string&>()).second)
-      throw FormatError(cat(place, ": ", value_text(&parsed), ": expected one such key, got two in one object"));
-    return true;
-  };
-  try {
-    return json::parse(text.begin(), text.end(), check);
-  } catch (const json::parse_error& e) {
-    const std::string_view what = e.what();
-    const size_t detail = what.rfind(": syntax error");
-    throw FormatError(cat(place, ": byte ", e.byte == 0 ? 0 : e.byte - 1, ": expected JSON, got ",
-                          printable(what.substr(detail == what.npos ? 0 : detail + 2), 160)));
-  } catch (const json::exception& e) {  // a number beyond double
-    throw FormatError(cat(place, ": expected JSON, got ", printable(e.what(), 160)));
-  }
-}
-
 std::string integer_text(int64_t low, int64_t high) { return cat("integer in [", low, ", ", high, "]"); }
 
 std::string number_text(double low, double high) {
@@ -143,10 +115,11 @@ struct JsonFields::Object {
   void list_unread(std::vector<std::string>& unread) const;
 };
 
-JsonFields JsonFields::parse(std::string_view text, std::string place) {
+JsonFields JsonFields::parse(std::string_view text, std::string place, const JsonLimits& limits) {
+  check_json(text, place, limits);
   auto document = std::make_shared<Document>();
   document->place = std::move(place);
-  document->root = parse_strictly(text, document->place);
+  document->root = json::parse(text);
   if (!document->root.is_object())
     throw FormatError(cat(document->place, ": expected a JSON object, got ", value_text(&document->root)));
   const json* root = &document->root;

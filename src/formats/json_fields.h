@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/errors.h"
+#include "formats/json_check.h"
 
 namespace linnet::formats {
 
@@ -29,10 +30,9 @@ struct JsonFieldError : FormatError {
 class JsonFields {
  public:
   static constexpr size_t kMaxBytes = size_t{64} << 20;
-  static constexpr int kMaxDepth = 64;
 
-  // The text must be one JSON object: RFC 8259, valid UTF-8, no key twice in an object, no deeper than kMaxDepth.
-  static JsonFields parse(std::string_view text, std::string place);
+  // The text must be one JSON object as check_json wants it.
+  static JsonFields parse(std::string_view text, std::string place, const JsonLimits& limits = {});
   static JsonFields read(const std::filesystem::path& file, size_t max_bytes = kMaxBytes);
 
   bool has(std::string_view key) const;       // present and not null; does not count as asking

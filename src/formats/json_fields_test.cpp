@@ -164,8 +164,8 @@ TEST(json_fields, depth_is_limited) {
     return "{\"a\": " + std::string(static_cast<size_t>(levels) - 1, '[') +
            std::string(static_cast<size_t>(levels) - 1, ']') + "}";
   };
-  EXPECT_NO_THROW(parsed(nested(JsonFields::kMaxDepth)));
-  EXPECT_EQ(refusal([&] { parsed(nested(JsonFields::kMaxDepth + 1)); }),
+  EXPECT_NO_THROW(parsed(nested(JsonLimits().levels)));
+  EXPECT_EQ(refusal([&] { parsed(nested(JsonLimits().levels + 1)); }),
             "c.json: expected at most 64 levels of nesting, got more");
   EXPECT_THROW(parsed("{\"a\": " + std::string(10'000'000, '[')), FormatError);
 }

@@ -57,11 +57,11 @@ std::vector<ChatMessage> parse_messages(const JsonFields& body) {
 }  // namespace
 
 ChatFields parse_chat(std::string_view text) {
-  const JsonFields body = JsonFields::parse(text, "body");
+  const JsonFields body = JsonFields::parse(text, "body", kBodyLimits);
   refuse_fields(body, Endpoint::chat);
   ChatFields fields;
   parse_common(body, text, fields);
-  fields.unknown = unknown_fields(body, Endpoint::chat);
+  for (std::string& name : unknown_fields(body, Endpoint::chat)) fields.unknown.push_back(std::move(name));
   if (const auto limit = body.optional_integer("max_completion_tokens", -1, INT64_MAX)) fields.max_tokens = limit;
   const auto top = body.optional_integer("top_logprobs", 0, kMaxTopLogprobs);
   if (body.optional_boolean("logprobs").value_or(false)) fields.top_logprobs = top.value_or(0);
@@ -69,7 +69,7 @@ ChatFields parse_chat(std::string_view text) {
   fields.messages = parse_messages(body);
   fields.add_generation_prompt = body.optional_boolean("add_generation_prompt").value_or(true);
   if (body.optional_object("chat_template_kwargs")) fields.variables_json = *body.optional_json("chat_template_kwargs");
-  if (body.has("tools") && !body.objects("tools").empty()) fields.tools_json = json_at(text, "/tools");
+  if (body.has("tools") && !body.objects("tools").empty()) fields.tools_json = formats::json_member(text, {"tools"});
   fields.tool_choice_json = body.optional_json("tool_choice").value_or("");
   fields.parallel_tool_calls = body.optional_boolean("parallel_tool_calls").value_or(true);
   return fields;

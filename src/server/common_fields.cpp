@@ -1,7 +1,6 @@
 // What both endpoints have in common: how an answer is drawn, where it ends, how it comes.
 #include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 
 #include "core/text.h"
 #include "runtime/constraint/json_schema.h"
@@ -48,12 +47,14 @@ void parse_format(const JsonFields& body, std::string_view text, CommonFields& f
   const auto format = body.optional_object("response_format");
   if (!format) return;
   const std::string type = format->string("type");
+  if (format->has("schema"))  // where llama.cpp looks for it: what is meant is no longer any object
+    refuse_field("response_format.schema", "expected it in json_schema, with the type \"json_schema\"");
   if (type == "json_object") fields.format = ResponseFormat::json_object;
   else if (type == "json_schema") {
     fields.format = ResponseFormat::json_schema;
-    const bool given = format->object("json_schema").optional_json("schema").has_value();
-    if (given) fields.schema = json_at(text, "/response_format/json_schema/schema");
-    if (!given) refuse_field("response_format.json_schema.schema", "expected a JSON schema");
+    if (!format->object("json_schema").has("schema"))
+      refuse_field("response_format.json_schema.schema", "expected a JSON schema");
+    fields.schema = formats::json_member(text, {"response_format", "json_schema", "schema"});
     if (fields.schema.size() > runtime::kMaxSchemaBytes)
       refuse_field("response_format.json_schema.schema", cat("expected at most ", runtime::kMaxSchemaBytes, " bytes"));
   } else if (type != "text") {
@@ -65,11 +66,6 @@ void parse_format(const JsonFields& body, std::string_view text, CommonFields& f
 
 void refuse_field(const std::string& field, const std::string& problem) {
   throw ApiError(400, cat(field, ": ", problem), field);
-}
-
-std::string json_at(std::string_view text, const char* pointer) {
-  using nlohmann::ordered_json;
-  return ordered_json::parse(text).at(ordered_json::json_pointer(pointer)).dump();
 }
 
 void parse_common(const JsonFields& body, std::string_view text, CommonFields& fields) {
@@ -92,8 +88,10 @@ void parse_common(const JsonFields& body, std::string_view text, CommonFields& f
   fields.skip_special_tokens = body.optional_boolean("skip_special_tokens").value_or(true);
   fields.n = body.optional_integer("n", 1, kMaxChoices).value_or(1);
   fields.stream = body.optional_boolean("stream").value_or(false);
-  if (const auto options = body.optional_object("stream_options"))
+  if (const auto options = body.optional_object("stream_options")) {
     fields.include_usage = options->optional_boolean("include_usage").value_or(false);
+    for (const std::string& key : options->unread_keys()) fields.unknown.push_back("stream_options." + key);
+  }
   parse_format(body, text, fields);
 }
 

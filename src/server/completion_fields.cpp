@@ -49,11 +49,11 @@ std::vector<Prompt> parse_prompts(const JsonFields& body) {
 }  // namespace
 
 CompletionFields parse_completion(std::string_view text) {
-  const JsonFields body = JsonFields::parse(text, "body");
+  const JsonFields body = JsonFields::parse(text, "body", kBodyLimits);
   refuse_fields(body, Endpoint::completions);
   CompletionFields fields;
   parse_common(body, text, fields);
-  fields.unknown = unknown_fields(body, Endpoint::completions);
+  for (std::string& name : unknown_fields(body, Endpoint::completions)) fields.unknown.push_back(std::move(name));
   fields.prompts = parse_prompts(body);
   fields.top_logprobs = body.optional_integer("logprobs", 0, kMaxTopLogprobs).value_or(-1);
   fields.echo = body.optional_boolean("echo").value_or(false);

@@ -1,6 +1,7 @@
 #include "server/generation_request.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <random>
 
 #include "core/text.h"
@@ -44,15 +45,26 @@ runtime::GenerateOptions options_of(const CommonFields& fields, const ModelFacts
   return options;
 }
 
+// A schema that is no schema, or not one that can be kept.
+[[noreturn]] void refuse_schema(const Error& e, const char* field) {
+  if (exit_status(e) != 2 && exit_status(e) != 3) throw;
+  throw ApiError(400, e.what(), field, "unsupported_schema");
+}
+
 void add_constraint(const CommonFields& fields, ConstraintCache& constraints, runtime::GenerateOptions& options) {
   if (fields.format == ResponseFormat::text) return;
   if (fields.ignore_eos) refuse_field("ignore_eos", "expected false where response_format says how the text ends");
   try {
     options.constraint = constraints.get(fields.format, fields.schema);
-  } catch (const Error& e) {
-    if (exit_status(e) != 2 && exit_status(e) != 3) throw;
-    throw ApiError(400, e.what(), "response_format", "unsupported_schema");
-  }
+  } catch (const Error& e) { refuse_schema(e, "response_format"); }
+}
+
+void add_tools(const ChatFields& fields, ConstraintCache& constraints, runtime::GenerateOptions& options) {
+  try {
+    options.constraint = constraints.tools(fields.tools_json, fields.tool_choice_json, fields.parallel_tool_calls);
+  } catch (const ApiError&) { throw; } catch (const formats::JsonFieldError&) {
+    throw;
+  } catch (const Error& e) { refuse_schema(e, "tools"); }
 }
 
 void check_prompt(const std::vector<int32_t>& ids, const char* field, const ModelFacts& model) {
@@ -64,7 +76,9 @@ void check_prompt(const std::vector<int32_t>& ids, const char* field, const Mode
     if (id >= model.vocab_size) refuse_field(field, cat("expected token ids below ", model.vocab_size, ", got ", id));
 }
 
-void take_common(const CommonFields& fields, GenerationRequest& request) {
+void take_common(const CommonFields& fields, const ModelFacts& model, GenerationRequest& request) {
+  if (fields.n > model.max_choices)
+    refuse_field("n", cat("expected at most ", model.max_choices, " on this server, got ", fields.n));
   request.n = fields.n;
   request.top_logprobs = fields.top_logprobs;
   request.stream = fields.stream;
@@ -121,17 +135,27 @@ void check_model(const std::optional<std::string>& name, const ModelFacts& model
       "model", "model_not_found");
 }
 
+std::vector<int32_t> encode_chat(const ChatFields& fields, const ModelFacts& model, bool add_generation_prompt) {
+  try {
+    return model.chat_template->encode(fields.messages, {.add_generation_prompt = add_generation_prompt,
+                                                         .tools_json = fields.tools_json,
+                                                         .variables_json = fields.variables_json});
+  } catch (const Error& e) {
+    if (exit_status(e) != 2 && exit_status(e) != 3) throw;
+    const std::string folder = std::filesystem::path(model.chat_template->name()).parent_path() / "";
+    const std::string_view what = e.what();  // clients need not know where the server's files lie
+    throw ApiError(400, cat("messages: ", what.substr(what.starts_with(folder) ? folder.size() : 0)), "messages");
+  }
+}
+
 GenerationRequest resolve(const ChatFields& fields, const ModelFacts& model, ConstraintCache& constraints) {
   check_model(fields.model, model);
   const bool choice = !fields.tool_choice_json.empty() && fields.tool_choice_json != "\"none\"" &&
                       fields.tool_choice_json != "\"auto\"" && fields.tool_choice_json != "null";
   if (fields.tools_json.empty() && choice) refuse_field("tool_choice", "expected tools with it, got none");
   GenerationRequest request{.endpoint = Endpoint::chat, .options = options_of(fields, model)};
-  take_common(fields, request);
-  const formats::ChatOptions chat{.add_generation_prompt = fields.add_generation_prompt,
-                                  .tools_json = fields.tools_json,
-                                  .variables_json = fields.variables_json};
-  request.prompts.push_back(model.chat_template->encode(fields.messages, chat));
+  take_common(fields, model, request);
+  request.prompts.push_back(encode_chat(fields, model, fields.add_generation_prompt));
   check_prompt(request.prompts[0], "messages", model);
   request.options.max_tokens = fields.max_tokens.value_or(model.reply_tokens);
   add_constraint(fields, constraints, request.options);
@@ -139,16 +163,14 @@ GenerationRequest resolve(const ChatFields& fields, const ModelFacts& model, Con
   request.tools = !fields.tools_json.empty() && !(none && request.options.constraint);
   if (request.tools && request.options.constraint)
     refuse_field("response_format", "expected plain text beside tools, got a grammar");
-  if (request.tools)
-    request.options.constraint =
-        constraints.tools(fields.tools_json, fields.tool_choice_json, fields.parallel_tool_calls);
+  if (request.tools) add_tools(fields, constraints, request.options);
   return request;
 }
 
 GenerationRequest resolve(const CompletionFields& fields, const ModelFacts& model, ConstraintCache& constraints) {
   check_model(fields.model, model);
   GenerationRequest request{.endpoint = Endpoint::completions, .options = options_of(fields, model)};
-  take_common(fields, request);
+  take_common(fields, model, request);
   request.echo = fields.echo;
   request.score_prompts = fields.echo && fields.top_logprobs >= 0;
   const auto policy = fields.parse_special ? formats::SpecialPolicy::parse : formats::SpecialPolicy::as_text;

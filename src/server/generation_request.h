@@ -26,6 +26,7 @@ struct ModelFacts {
   int64_t vocab_size = 0, context = 0;
   runtime::GenerateOptions defaults;  // as the checkpoint suggests, with its end ids
   int64_t reply_tokens = 2048;        // of a chat request that sets no limit
+  int64_t max_choices = kMaxChoices;  // of one request: those of a prompt are drawn together
   const formats::Tokenizer* tokenizer = nullptr;
   const formats::ChatTemplate* chat_template = nullptr;
 };
@@ -65,6 +66,9 @@ struct GenerationRequest {
 // Throw ApiError, and what the template, the tokenizer and the grammar throw.
 GenerationRequest resolve(const ChatFields& fields, const ModelFacts& model, ConstraintCache& constraints);
 GenerationRequest resolve(const CompletionFields& fields, const ModelFacts& model, ConstraintCache& constraints);
+
+// The conversation as tokens, by the model's template. Throws ApiError for what the template refuses.
+std::vector<int32_t> encode_chat(const ChatFields& fields, const ModelFacts& model, bool add_generation_prompt);
 
 // 404 unless it is the name of this model, or none.
 void check_model(const std::optional<std::string>& name, const ModelFacts& model);

@@ -18,6 +18,8 @@ namespace linnet::server {
 enum class ResponseFormat : uint8_t { text, json_object, json_schema };
 
 constexpr int64_t kMaxChoices = 128, kMaxTopLogprobs = 20;
+// Of a body, whatever its length: what reading it takes is bounded, too. Four million token ids fit.
+constexpr formats::JsonLimits kBodyLimits = {.members = 4096, .parts = 1 << 18, .values = 1 << 22};
 constexpr size_t kMaxPrompts = 2048, kMaxStops = 64, kMaxStopBytes = 1024;
 
 // What both have in common. Absent: the server's defaults.
@@ -60,9 +62,6 @@ CompletionFields parse_completion(std::string_view body);
 
 // The common part: fills `fields` but for what differs between the two (logprobs). `text` is that of the body.
 void parse_common(const formats::JsonFields& body, std::string_view text, CommonFields& fields);
-
-// The value at a JSON pointer of a text that has been parsed before, with the members of its objects in the order of the text.
-std::string json_at(std::string_view text, const char* pointer);
 
 // 400 that blames a field.
 [[noreturn]] void refuse_field(const std::string& field, const std::string& problem);

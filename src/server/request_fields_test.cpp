@@ -105,13 +105,48 @@ TEST(request_fields, messages) {
 TEST(request_fields, the_schema_keeps_its_order) {
   const ChatFields f = parse_chat(chat_text(
       R"("response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"properties": {"z": {}, "a": {}}}}})"));
-  EXPECT_EQ(f.schema, R"({"properties":{"z":{},"a":{}}})");
+  EXPECT_EQ(f.schema, R"({"properties": {"z": {}, "a": {}}})");
   const ChatFields tools =
       parse_chat(chat_text(R"("tools": [{"type": "function", "function": {"name": "f", "a": 1}}])"));
-  EXPECT_EQ(tools.tools_json, R"([{"type":"function","function":{"name":"f","a":1}}])");
+  EXPECT_EQ(tools.tools_json, R"([{"type": "function", "function": {"name": "f", "a": 1}}])");
   EXPECT_EQ(
       refusal([] { parse_chat(chat_text(R"("response_format": {"type": "json_schema", "json_schema": {}})")); }).param,
       "response_format.json_schema.schema");
+  EXPECT_EQ(refusal([] { parse_chat(chat_text(R"("response_format": {"type": "json_object", "schema": {}})")); }).param,
+            "response_format.schema");
+}
+
+TEST(request_fields, what_nobody_knows_is_listed) {
+  const std::string options =
+      R"("stream_options": {"include_usage": true, "continuous_usage_stats": true}, "zebra": 1)";
+  EXPECT_THAT(parse_chat(chat_text(options)).unknown, ElementsAre("stream_options.continuous_usage_stats", "zebra"));
+  EXPECT_TRUE(parse_completion(completion_text(options)).include_usage);
+}
+
+// Reading any of these by comparing each part with those before it would not end while somebody waits for this test.
+TEST(request_fields, bombs) {
+  const auto many = [](const char* one, int n) {
+    std::string text;
+    for (int i = 0; i < n; ++i) text += cat(i ? "," : "", one);
+    return text;
+  };
+  std::string members;
+  for (int i = 0; i < 200'000; ++i) members += cat(i ? "," : "", "\"", i, "\":0");
+  const std::string message = R"({"role":"user","content":"a"})";
+  for (const auto& [text, expected] : std::vector<std::pair<std::string, std::string>>{
+           {chat_text("\"x\":{" + members + "}"), "at most 4096 members of one object"},
+           {completion_text("\"logit_bias\":{" + members + "}"), "at most 4096 members of one object"},
+           {cat(R"({"messages":[{"role":"user","content":"a","tool_calls":{)", members, "}}]}"),
+            "members of one object"},
+           {cat(R"({"messages":[)", many(message.c_str(), 100'000), "]}"), "at most 262144 strings, keys, arrays"},
+           {cat(R"({"messages":[)", many(message.c_str(), 5000), "]}"), "messages: expected 1 to 4096, got 5000"},
+           {cat(R"({"prompt":[)", many("1", 5'000'000), "]}"), "at most 4194304 values"},
+           {cat(R"({"prompt":[)", many("[]", 300'000), "]}"), "at most 262144 strings, keys, arrays"}})
+    EXPECT_THAT(
+        refusal([&, t = text] { t.starts_with("{\"m") ? (void)parse_chat(t) : (void)parse_completion(t); }).what(),
+        HasSubstr(expected));
+  EXPECT_EQ(std::get<1>(parse_completion(cat(R"({"prompt":[)", many("7", 300'000), "]}")).prompts[0]).size(),
+            300'000u);
 }
 
 // What a row says holds: a field that is read has an effect on reading, one that is refused is, one that is ignored passes.

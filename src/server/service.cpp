@@ -1,5 +1,6 @@
 #include "server/service.h"
 
+#include <algorithm>
 #include <ctime>
 
 namespace linnet::server {
@@ -15,6 +16,7 @@ Service::Service(runtime::Engine& engine, const formats::Tokenizer& tokenizer,
             .context = engine.context(),
             .defaults = given.defaults,
             .reply_tokens = given.reply_tokens,
+            .max_choices = std::min<int64_t>(kMaxChoices, given.scheduler.max_streams),
             .tokenizer = &tokenizer,
             .chat_template = &chat_template},
       constraints(tokenizer, engine.config().vocab_size, given.defaults.end_ids),

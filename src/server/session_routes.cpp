@@ -70,11 +70,8 @@ void answer_session_save(Service& service, Call& call) {
   (void)store.has(name);  // whether it is one, before anything is done
   const ChatFields chat = parse_chat(call.request().body);
   check_model(chat.model, service.model);
-  const runtime::Session session{
-      .tokens = service.model.chat_template->encode(
-          chat.messages,
-          {.add_generation_prompt = false, .tools_json = chat.tools_json, .variables_json = chat.variables_json}),
-      .messages = json_at(call.request().body, "/messages")};
+  const runtime::Session session{.tokens = encode_chat(chat, service.model, /*add_generation_prompt=*/false),
+                                 .messages = std::string(formats::json_member(call.request().body, {"messages"}))};
   wait_for_replies(service);
   const auto state = service.scheduler.copy_state(session.tokens);
   with_disk([&] { store.save(name, session, state->slot()); });

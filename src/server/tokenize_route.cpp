@@ -14,13 +14,12 @@ using nlohmann::ordered_json;
 
 void answer_tokenize(Service& service, Call& call) {
   const ModelFacts& model = service.model;
-  const JsonFields body = JsonFields::parse(call.request().body, "body");
+  const JsonFields body = JsonFields::parse(call.request().body, "body", kBodyLimits);
   std::vector<int32_t> ids;
   if (body.has("messages")) {
     const ChatFields chat = parse_chat(call.request().body);
     check_model(chat.model, model);
-    ids = model.chat_template->encode(
-        chat.messages, {.add_generation_prompt = chat.add_generation_prompt, .variables_json = chat.variables_json});
+    ids = encode_chat(chat, model, chat.add_generation_prompt);
   } else {
     check_model(body.optional_string("model"), model);
     const bool parse = body.optional_boolean("parse_special").value_or(true);
@@ -45,7 +44,7 @@ void answer_tokenizer_info(Service& service, Call& call) {
 
 void answer_detokenize(Service& service, Call& call) {
   const ModelFacts& model = service.model;
-  const JsonFields body = JsonFields::parse(call.request().body, "body");
+  const JsonFields body = JsonFields::parse(call.request().body, "body", kBodyLimits);
   check_model(body.optional_string("model"), model);
   const std::vector<int64_t> wide = body.integers("tokens", 0, model.tokenizer->vocab_size() - 1);
   const std::string text =

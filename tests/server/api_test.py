@@ -2,6 +2,7 @@
 """What the API answers: tests/server/api_test.py PROGRAM. One server, the model of random parameters that lies in the tree."""
 import json
 import os
+import tempfile
 import unittest
 
 import client
@@ -189,6 +190,10 @@ class Api(unittest.TestCase):
         said = fields['messages'] + [named['choices'][0]['message'], {'role': 'tool', 'tool_call_id': call['id'], 'content': '7'}]
         answered = self.server.chat(messages=said, tools=tools, tool_choice='none', max_tokens=8)['choices'][0]
         self.assertNotIn('tool_calls', answered['message'])
+        strict = [tool('f', {'a': {'type': 'string', 'pattern': 'a'}})]
+        self.server.chat(**fields | {'tools': strict, 'max_tokens': 1})
+        strict[0]['function']['strict'] = True
+        self.refuse('/v1/chat/completions', fields | {'tools': strict}, 400, 'tools', '#/properties/a/pattern', 'unsupported_schema')
         self.refuse('/v1/chat/completions', fields | {'tool_choice': {'type': 'function', 'function': {'name': 'fly'}}}, 400,
                     'tool_choice', 'fly')
 
@@ -200,7 +205,7 @@ class Api(unittest.TestCase):
                               ({'prompt': [1, 'a']}, 'prompt'), ({'prompt': {}}, 'prompt'), ({'prompt': [[1], [99999]]}, 'prompt'),
                               ({'prompt': None}, 'prompt'), ({'prompt': ''}, 'prompt'), ({'logprobs': 21}, 'logprobs'),
                               ({'stream_options': 3}, 'stream_options'), ({'response_format': {'type': 'xml'}}, 'response_format.type'),
-                              ({'best_of': 2}, 'best_of'), ({'suffix': 'x'}, 'suffix'), ({'use_beam_search': True}, 'use_beam_search')):
+                              ({'n': 65}, 'n'), ({'best_of': 2}, 'best_of'), ({'suffix': 'x'}, 'suffix'), ({'use_beam_search': True}, 'use_beam_search')):
             self.refuse('/v1/completions', {'prompt': 'a', **fields}, 400, param, param.split('.')[0])
         for fields, param in (({'messages': []}, 'messages'), ({'messages': [{'role': 'cat', 'content': 'm'}]}, 'messages[0].role'),
                               ({'messages': [{'role': 'user'}]}, 'messages[0].content'), ({'top_logprobs': 2}, 'top_logprobs'),
@@ -209,6 +214,19 @@ class Api(unittest.TestCase):
         self.refuse('/v1/completions', {'prompt': [65] * 4096}, 400, 'prompt', '4096', 'context_length_exceeded')
         for neutral in ({'best_of': 1}, {'suffix': None}, {'use_beam_search': False}, {'min_tokens': 0}, {'length_penalty': 1}):
             self.server.complete(prompt='a', max_tokens=1, **neutral)
+
+    def test_a_template_that_refuses(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in os.listdir(client.MODEL):
+                os.symlink(os.path.join(client.MODEL, name), os.path.join(folder, name))
+            with open(os.path.join(folder, 'chat_template.jinja'), 'w') as file:
+                file.write("{{ raise_exception('no ' + messages[0].content) }}")
+            server = client.Server(model=folder)
+            self.addCleanup(server.close)
+            for path in ('/v1/chat/completions', '/tokenize'):
+                status, _, answer = server.ask(path, {'messages': [{'role': 'user', 'content': 'cats'}]})
+                self.assertEqual((status, answer['error']['param']), (400, 'messages'))
+                self.assertRegex(answer['error']['message'], r'^messages: chat_template\.jinja:1:\d+: .*no cats$')
 
     def test_unknown_fields_are_told(self):
         status, headers, _ = self.server.ask('/v1/completions', {'prompt': 'a', 'max_tokens': 1, 'zebra': 1, 'user': 'me'})
@@ -232,6 +250,10 @@ class Api(unittest.TestCase):
         self.assertEqual(self.server.ask('/tokenize', {'prompt': info['eos_token']})[2]['count'], 1)
         chat = self.server.ask('/tokenize', {'messages': [{'role': 'user', 'content': 'hello'}]})[2]
         self.assertEqual(chat['count'], self.server.chat(max_tokens=1)['usage']['prompt_tokens'])
+        more = {'messages': [{'role': 'user', 'content': 'hello'}], 'tools': [{'type': 'function', 'function': {'name': 'add'}}]}
+        count = self.server.ask('/tokenize', more)[2]['count']
+        self.assertGreater(count, chat['count'])
+        self.assertEqual(count, self.server.chat(max_tokens=1, tools=more['tools'])['usage']['prompt_tokens'])
         self.assertEqual(self.server.ask('/detokenize', {'tokens': [10 ** 6]})[0], 400)
 
     def test_page(self):

@@ -8,6 +8,7 @@
 
 #include "core/errors.h"
 #include "core/text.h"
+#include "formats/json_check.h"
 #include "runtime/constraint/json_grammar.h"
 #include "runtime/constraint/number_range.h"
 
@@ -34,26 +35,10 @@ bool contains(const Keywords& words, std::string_view word) {
 json parse_schema(std::string_view text) {
   if (text.size() > kMaxSchemaBytes)
     throw Unsupported(cat("expected a schema of at most ", kMaxSchemaBytes, " bytes, got ", text.size()));
-  std::vector<std::unordered_set<std::string>> keys;
-  const auto check = [&](int depth, json::parse_event_t event, json& parsed) {
-    using Event = json::parse_event_t;
-    if ((event == Event::object_start || event == Event::array_start) && depth >= kMaxSchemaDepth)
-      throw Unsupported(cat("expected a schema of at most ", kMaxSchemaDepth, " levels, got more"));
-    if (event == Event::object_start) keys.emplace_back();
-    if (event == Event::object_end) keys.pop_back();
-    if (event != Event::key) return true;
-    const auto& key = parsed.get_ref<const std::string&>();
-    if (!keys.back().insert(key).second)
-      throw FormatError(cat("expected the key \"", printable(key, 60), "\" once in an object, got it twice"));
-    if (keys.back().size() > kMaxSchemaKeys)
-      throw Unsupported(cat("expected at most ", kMaxSchemaKeys, " keys in an object of a schema, got more"));
-    return true;
-  };
   try {
-    return json::parse(text.begin(), text.end(), check);
-  } catch (const json::exception& e) {
-    throw FormatError(cat("expected a JSON schema, got ", printable(e.what(), 160)));
-  }
+    formats::check_json(text, "schema", {.levels = kMaxSchemaDepth, .members = kMaxSchemaKeys});
+  } catch (const formats::JsonLimitError& e) { throw Unsupported(e.what()); }
+  return json::parse(text);
 }
 
 class SchemaCompiler {

@@ -1,0 +1,69 @@
+#include "formats/json_check.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/text.h"
+#include "formats/json_fields.h"
+
+namespace linnet::formats {
+namespace {
+
+using testing::HasSubstr;
+
+std::string refusal(std::string_view text, const JsonLimits& limits) {
+  try {
+    check_json(text, "t", limits);
+  } catch (const JsonLimitError& e) { return e.what(); }
+  return "";
+}
+
+std::string many(std::string_view one, int n) {
+  std::string text = "[";
+  for (int i = 0; i < n; ++i) text += cat(i ? "," : "", one);
+  return text + "]";
+}
+
+TEST(json_check, limits) {
+  EXPECT_EQ(refusal("[[[]]]", {.levels = 3}), "");
+  EXPECT_EQ(refusal("[[[]]]", {.levels = 2}), "t: expected at most 2 levels of nesting, got more");
+  EXPECT_EQ(refusal(R"({"a":{"b":1,"c":1},"d":1})", {.members = 2}), "");
+  EXPECT_EQ(refusal(R"([{"a":1,"b":1,"c":1}])", {.members = 2}),
+            "t: expected at most 2 members of one object, got more");
+  EXPECT_EQ(refusal(R"({"a":[1,2,3,"b",{}]})", {.parts = 5}), "");
+  EXPECT_EQ(refusal(R"({"a":[1,2,3,"b",{}]})", {.parts = 4}),
+            "t: expected at most 4 strings, keys, arrays and objects, got more");
+  EXPECT_EQ(refusal("[1,-2,3.5,true,null]", {.values = 6}), "");
+  EXPECT_EQ(refusal("[1,-2,3.5,true,null]", {.values = 5}), "t: expected at most 5 values, got more");
+  EXPECT_THROW(check_json("[1", "t", {.values = 5}), FormatError);
+}
+
+// Quadratic time would not end while somebody waits for this test.
+TEST(json_check, long_texts_take_time_by_their_length) {
+  const int n = 400'000;
+  for (const char* one : {"{}", "[]", "{\"a\":[{}]}"}) {
+    const std::string text = cat("{\"a\":", many(one, n), ",\"b\":[{}]}");
+    EXPECT_EQ(JsonFields::parse(text, "t").objects("b").size(), 1u);
+    EXPECT_EQ(json_member(text, {"b"}), "[{}]");
+  }
+}
+
+TEST(json_check, members_as_they_are_written) {
+  const std::string text =
+      R"( { "x" : {"b": "}\\\"{", "a" : [1, {"a":2} , "]"] } , "\u0079" : -1.5e3 ,"z":true,"s":"","n":{} } )";
+  EXPECT_NO_THROW(check_json(text, "t"));
+  EXPECT_EQ(json_member(text, {"x", "a"}), R"([1, {"a":2} , "]"])");
+  EXPECT_EQ(json_member(text, {"x"}), R"({"b": "}\\\"{", "a" : [1, {"a":2} , "]"] })");
+  EXPECT_EQ(json_member(text, {"x", "b"}), R"("}\\\"{")");
+  EXPECT_EQ(json_member(text, {"y"}), "-1.5e3");
+  EXPECT_EQ(json_member(text, {"z"}), "true");
+  EXPECT_EQ(json_member(text, {"s"}), "\"\"");
+  EXPECT_EQ(json_member(text, {"n"}), "{}");
+  for (const auto path : {std::initializer_list<std::string_view>{"w"}, {"x", "c"}, {"z", "a"}, {"n", "a"}, {"w", "a"}})
+    EXPECT_EQ(json_member(text, path), "");
+  EXPECT_EQ(json_member("[1]", {"a"}), "");
+  EXPECT_EQ(json_member("7", {}), "7");
+}
+
+}  // namespace
+}  // namespace linnet::formats
