@@ -195,11 +195,15 @@ class Reply {
 }  // namespace
 
 void answer_chat(Service& service, Call& call) {
-  Reply(service, call, resolve(parse_chat(call.request().body), service.model, service.constraints)).run();
+  GenerationRequest request = resolve(parse_chat(call.request().body), service.model, service.constraints);
+  call.drop_body();
+  Reply(service, call, std::move(request)).run();
 }
 
 void answer_completion(Service& service, Call& call) {
-  Reply(service, call, resolve(parse_completion(call.request().body), service.model, service.constraints)).run();
+  GenerationRequest request = resolve(parse_completion(call.request().body), service.model, service.constraints);
+  call.drop_body();
+  Reply(service, call, std::move(request)).run();
 }
 
 }  // namespace linnet::server

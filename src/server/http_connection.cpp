@@ -33,7 +33,13 @@ std::vector<uint64_t> Wake::take() {
   return std::exchange(ids_, {});
 }
 
+void Exchange::drop_body() {
+  request.body = std::string();
+  *held_ -= std::exchange(n_held_, 0);
+}
+
 Exchange::~Exchange() {
+  drop_body();
   if (ended_) return;
   if (!begun_) {
     respond({.status = 500,

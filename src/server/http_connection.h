@@ -49,7 +49,7 @@ struct Connection {
   Phase phase = Phase::reading;
   bool keep_alive = true;
   uint32_t watched = 0;
-  size_t buffered = 0;                     // of buffered_bytes
+  size_t buffered = 0;                     // of the bytes that are held
   Clock::time_point deadline{}, window{};  // window: since when window_bytes have moved
   size_t window_bytes = 0;
 
@@ -63,14 +63,20 @@ struct Connection {
   std::atomic<bool> closed{false};       // nobody listens any more
 };
 
+// Bytes of requests that are held, of all connections together: those that arrive, and those that wait to be read.
+using HeldBytes = std::atomic<size_t>;
+
 // One answer: either respond(), or begin_stream(), write()..., end_stream(). Dropped without one, it becomes a 500.
 class Exchange {
  public:
   static constexpr size_t kMaxPendingBytes = 256 << 10;  // write() waits while so much has not been taken
 
-  Exchange(std::shared_ptr<Connection> connection, std::shared_ptr<Wake> wake, HttpRequest asked, bool keep_alive)
+  Exchange(std::shared_ptr<Connection> connection, std::shared_ptr<Wake> wake, HttpRequest asked, bool keep_alive,
+           std::shared_ptr<HeldBytes> held, size_t n_held)
       : request(std::move(asked)),
         keep_alive_(keep_alive),
+        held_(std::move(held)),
+        n_held_(n_held),
         connection_(std::move(connection)),
         wake_(std::move(wake)) {}
   ~Exchange();
@@ -78,6 +84,7 @@ class Exchange {
   Exchange& operator=(const Exchange&) = delete;
 
   HttpRequest request;
+  void drop_body();  // which has been read: others may bring theirs
 
   void respond(const HttpResponse& response);
   void begin_stream(int status, std::string_view content_type, const HeaderList& headers);
@@ -93,6 +100,8 @@ class Exchange {
 
   bool keep_alive_, begun_ = false, ended_ = false, chunked_ = false;
   size_t bytes_ = 0;
+  std::shared_ptr<HeldBytes> held_;
+  size_t n_held_;
   std::shared_ptr<Connection> connection_;
   std::shared_ptr<Wake> wake_;
 };

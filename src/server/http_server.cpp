@@ -17,7 +17,7 @@ namespace linnet::server {
 namespace {
 
 constexpr uint64_t kListenerId = 0, kWakeId = 1;
-constexpr std::chrono::milliseconds kSweepInterval{250};
+constexpr std::chrono::milliseconds kLongestSweepInterval{250};
 constexpr size_t kReceiveBytes = 64 << 10;
 constexpr int kBacklog = 4096;
 
@@ -46,7 +46,9 @@ HttpServer::HttpServer(HttpOptions options, Handler handler, Refusal refusal)
       handler_(std::move(handler)),
       refusal_(std::move(refusal)),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
-      wake_(std::make_shared<Wake>()) {
+      wake_(std::make_shared<Wake>()),
+      sweep_interval_(std::clamp(std::min({options_.head_timeout, options_.idle_timeout, options_.stall_timeout}) / 4,
+                                 std::chrono::milliseconds(1), kLongestSweepInterval)) {
   if (!epoll_) formats::throw_io_error("epoll", "cannot create", errno);
   listen_on(options_.host, options_.port);
   register_with(epoll_.get(), listener_.get(), kListenerId, EPOLLIN);
@@ -97,7 +99,7 @@ void HttpServer::run() {
     }
     if (finish_at_ != INT64_MAX && (now.time_since_epoch().count() >= finish_at_ || !any_answering())) break;
     if (now >= next_sweep_) guarded(kWakeId, [&] { sweep(); });
-    const int n = epoll_wait(epoll_.get(), events, 256, static_cast<int>(kSweepInterval.count()));
+    const int n = epoll_wait(epoll_.get(), events, 256, static_cast<int>(sweep_interval_.count()));
     for (int i = 0; i < n; ++i) {
       const uint64_t id = events[i].data.u64;
       if (id == kListenerId) guarded(id, [&] { accept_all(); });
@@ -140,7 +142,7 @@ void HttpServer::accept_all() {
       if (errno == EINTR || errno == ECONNABORTED) continue;
       if (errno != EAGAIN) {  // no descriptors or memory left: others may end meanwhile
         epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_.get(), nullptr);
-        accept_again_ = Clock::now() + kSweepInterval;
+        accept_again_ = Clock::now() + sweep_interval_;
       }
       return;
     }
@@ -208,11 +210,11 @@ void HttpServer::advance(const ConnectionPtr& c) {
     if (fresh) c->deadline = Clock::now() + options_.head_timeout;
     if (before == HttpParser::State::head && c->parser.state() == HttpParser::State::body) start_window(*c);
     const size_t buffered = c->parser.buffered_bytes();
-    buffered_bytes_ += buffered - c->buffered;
+    *held_ += buffered - c->buffered;
     c->buffered = buffered;
     if (c->parser.state() == HttpParser::State::failed)
       return refuse(*c, c->parser.status(), std::string(c->parser.reason()));
-    if (buffered_bytes_ > options_.max_buffered_bytes)
+    if (buffered > kSmallRequest && *held_ > options_.max_buffered_bytes)
       return refuse(*c, 503, "requests that are arriving take too much memory");
     if (c->parser.state() != HttpParser::State::complete) {
       if (c->parser.state() == HttpParser::State::body && c->parser.take_expects_continue()) {
@@ -227,14 +229,14 @@ void HttpServer::advance(const ConnectionPtr& c) {
 
 void HttpServer::dispatch(const ConnectionPtr& c) {
   HttpRequest request = c->parser.take();
-  buffered_bytes_ -= std::exchange(c->buffered, 0);
   request.client = c->client;
   request.received = Clock::now();
   c->keep_alive = request.keep_alive && !closing_;
   c->phase = Connection::Phase::answering;
   c->finished = false;
   start_window(*c);
-  handler_(std::make_shared<Exchange>(c, wake_, std::move(request), c->keep_alive));
+  const size_t n_held = std::exchange(c->buffered, 0);
+  handler_(std::make_shared<Exchange>(c, wake_, std::move(request), c->keep_alive, held_, n_held));
   flush(*c);
 }
 
@@ -243,7 +245,7 @@ void HttpServer::refuse(Connection& c, int status, const std::string& reason) {
   c.phase = Connection::Phase::answering;
   c.unread = {};
   c.parser = HttpParser(options_.limits);
-  buffered_bytes_ -= std::exchange(c.buffered, 0);
+  *held_ -= std::exchange(c.buffered, 0);
   c.out += serialize(refusal_(status, reason), /*keep_alive=*/false, /*head_only=*/false);
   c.finished = true;
   start_window(c);
@@ -274,6 +276,7 @@ bool HttpServer::flush(Connection& c) {
     return false;
   }
   if (c.phase == Connection::Phase::answering) {
+    if (blocked && !(c.watched & EPOLLOUT)) start_window(c);  // from here on the client has something to take
     if (done) end_answer(c);
     else watch(c, blocked ? uint32_t{EPOLLOUT} : 0);
   }
@@ -314,7 +317,7 @@ void HttpServer::close(Connection& c) {
     c.out = {}, c.out_begin = 0;
   }
   c.drained.notify_all();
-  buffered_bytes_ -= std::exchange(c.buffered, 0);
+  *held_ -= std::exchange(c.buffered, 0);
   c.fd = formats::FileDescriptor();  // leaves epoll, too
   connections_.erase(c.id);          // c lives on where its answer is being made
   n_connections_ = connections_.size();
@@ -327,7 +330,7 @@ void HttpServer::start_window(Connection& c) const {
 
 void HttpServer::sweep() {
   const Clock::time_point now = Clock::now();
-  next_sweep_ = now + kSweepInterval;
+  next_sweep_ = now + sweep_interval_;
   if (listener_ && accept_again_ != Clock::time_point() && now >= accept_again_) {
     accept_again_ = {};
     register_with(epoll_.get(), listener_.get(), kListenerId, EPOLLIN);
@@ -350,11 +353,7 @@ void HttpServer::sweep(Connection& c, Clock::time_point now) {
     return;
   }
   if (now - c.window < options_.stall_timeout) return;
-  bool pending = c.phase == Connection::Phase::reading;
-  if (!pending) {
-    const std::lock_guard lock(c.mutex);
-    pending = !c.out.empty();
-  }
+  const bool pending = c.phase == Connection::Phase::reading || (c.watched & EPOLLOUT);
   const bool stalled = pending && c.window_bytes < kMinWindowBytes;
   start_window(c);
   if (!stalled) return;

@@ -20,7 +20,7 @@ struct HttpOptions {
   int port = 8080;  // 0: one that is free
   HttpLimits limits;
   size_t max_connections = 4096;                    // beyond: 503 at once, and closed
-  size_t max_buffered_bytes = size_t{256} << 20;    // of requests that are arriving, all together; beyond: 503
+  size_t max_buffered_bytes = size_t{256} << 20;    // of requests that are not yet read, all together; beyond: 503
   std::chrono::milliseconds head_timeout{15'000};   // from a request's first byte to the end of its headers
   std::chrono::milliseconds idle_timeout{60'000};   // between requests
   std::chrono::milliseconds stall_timeout{30'000};  // in which kMinWindowBytes of a body or an answer must move
@@ -35,6 +35,7 @@ class HttpServer {
   using Refusal = std::function<HttpResponse(int status, const std::string& reason)>;
 
   static constexpr size_t kMinWindowBytes = 16 << 10;
+  static constexpr size_t kSmallRequest = 64 << 10;  // is never refused for the memory that others take
 
   // Binds and listens: clients may connect from now on. Throws InvalidArgument for a host that is no address of this machine,
   // IoError with the system's reason ("Address already in use").
@@ -85,7 +86,8 @@ class HttpServer {
   std::unordered_map<uint64_t, ConnectionPtr> connections_;
   std::atomic<size_t> n_connections_{0};
   uint64_t next_id_ = 2;  // below: the listener and the wake
-  size_t buffered_bytes_ = 0;
+  std::shared_ptr<HeldBytes> held_ = std::make_shared<HeldBytes>(0);
+  std::chrono::milliseconds sweep_interval_;
   Clock::time_point next_sweep_{}, accept_again_{};
   std::atomic<bool> closing_{false};
   std::atomic<Clock::rep> finish_at_{INT64_MAX};

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <future>
 #include <semaphore>
 
@@ -43,7 +44,14 @@ class Running {
   std::promise<size_t> stream_ended;    // parts until the client had gone
   std::string large = std::string(4 << 20, 'x');
 
+  static constexpr int kDrops = 5'000;
+
  private:
+  static void trickle(Exchange& e) {
+    e.begin_stream(200, "text/event-stream", {});
+    for (int i = 0; i < kDrops && e.write("."); ++i) std::this_thread::yield();
+    e.end_stream();
+  }
   void handle(std::shared_ptr<Exchange> e) {
     if (e->request.path == "/echo") return e->respond({.content_type = "text/plain", .body = e->request.body});
     if (e->request.path == "/drop") return;
@@ -53,6 +61,7 @@ class Running {
       holds.release();
     } else {
       threads_.emplace_back([this, e] {
+        if (e->request.path == "/trickle") return trickle(*e);
         const bool endless = e->request.path == "/endless";
         e->begin_stream(200, "text/event-stream", {});
         size_t n = 0;
@@ -144,6 +153,21 @@ TEST(http_server, a_reader_that_stops_holds_a_bounded_buffer_and_is_cut) {
   EXPECT_EQ(body_of(other.read_answer()), "x");
 }
 
+// Less than a window's bytes come, and some are always on their way when the server looks.
+TEST(http_server, readers_that_take_what_there_is_are_not_cut) {
+  Running server({.stall_timeout = milliseconds(1)});
+  std::vector<std::unique_ptr<TestClient>> clients;
+  for (int i = 0; i < 8; ++i) {
+    clients.push_back(std::make_unique<TestClient>(server.port()));
+    clients.back()->send(get_text("/trickle", "Connection: close\r\n"));
+  }
+  for (auto& client : clients) {
+    const std::string text = client->read_all();
+    EXPECT_EQ(std::count(text.begin() + static_cast<std::ptrdiff_t>(text.find("\r\n\r\n")), text.end(), '.'),
+              Running::kDrops);
+  }
+}
+
 TEST(http_server, large_answers_arrive_whole) {
   Running server;
   TestClient client(server.port());
@@ -203,12 +227,34 @@ TEST(http_server, bodies_that_arrive_share_a_limit) {
     clients.back()->send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n" +
                          std::string(999'999, 'b'));
   }
+  // All have been sent and none is whole: sooner or later one is too many.
+  while (std::none_of(clients.begin(), clients.end(), [](const auto& client) { return client->has_answer(); }))
+    std::this_thread::yield();
   for (auto& client : clients) {
     client->send("b");
     refused += status_of(client->read_answer()) == 503;
   }
   EXPECT_GE(refused, 1);
   EXPECT_LE(refused, 3);
+}
+
+TEST(http_server, a_body_counts_until_it_has_been_read) {
+  Running server({.limits = {.max_body_bytes = 1 << 20}, .max_buffered_bytes = 3 << 19});
+  TestClient waiting(server.port()), other(server.port());
+  waiting.send(post_text("/wait", std::string(1'000'000, 'b')));
+  server.holds.acquire();
+  other.send(post_text("/echo", std::string(1'000'000, 'b')));
+  EXPECT_EQ(status_of(other.read_answer()), 503);
+  std::vector<std::unique_ptr<TestClient>> small;
+  for (int i = 0; i < 40; ++i) {
+    small.push_back(std::make_unique<TestClient>(server.port()));
+    small.back()->send(post_text("/wait", std::string(20'000, 'b')));
+    ASSERT_TRUE(server.holds.try_acquire_for(std::chrono::seconds(60)));
+  }
+  for (const auto& exchange : server.held) exchange->drop_body();
+  TestClient again(server.port());
+  again.send(post_text("/echo", std::string(1'000'000, 'b')));
+  EXPECT_EQ(status_of(again.read_answer()), 200);
 }
 
 TEST(http_server, ends_after_the_answers_that_are_under_way) {

@@ -65,6 +65,10 @@ class TestClient {
     if (n > 0) received_.append(buffer, static_cast<size_t>(n));
     return n > 0;
   }
+  bool has_answer() const {
+    pollfd now{fd_.get(), POLLIN, 0};
+    return poll(&now, 1, 0) == 1;
+  }
   void hang_up() { fd_ = formats::FileDescriptor(); }
   void half_close() { shutdown(fd_.get(), SHUT_WR); }
 

@@ -145,8 +145,7 @@ TEST(request_fields, bombs) {
     EXPECT_THAT(
         refusal([&, t = text] { t.starts_with("{\"m") ? (void)parse_chat(t) : (void)parse_completion(t); }).what(),
         HasSubstr(expected));
-  EXPECT_EQ(std::get<1>(parse_completion(cat(R"({"prompt":[)", many("7", 300'000), "]}")).prompts[0]).size(),
-            300'000u);
+  EXPECT_EQ(std::get<1>(parse_completion(cat(R"({"prompt":[)", many("7", 300'000), "]}")).prompts[0]).size(), 300'000u);
 }
 
 // What a row says holds: a field that is read has an effect on reading, one that is refused is, one that is ignored passes.

@@ -120,6 +120,7 @@ class Server::Implementation {
   }
 
   void end(Call& call) {
+    call.drop_body();
     RequestRecord& record = call.record;
     record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - call.request().received).count();
     record.bytes = call.exchange->bytes();

@@ -1,5 +1,7 @@
 #include "server/service.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <ctime>
 
@@ -22,6 +24,14 @@ Service::Service(runtime::Engine& engine, const formats::Tokenizer& tokenizer,
       constraints(tokenizer, engine.config().vocab_size, given.defaults.end_ids),
       scheduler(engine, tokenizer, given.scheduler) {
   if (given.sessions) sessions.emplace(*given.sessions);
+}
+
+// What a large body took to be read is the system's again, and not kept for the next one on this thread.
+void Call::drop_body() {
+  constexpr size_t kLarge = 1 << 20;
+  const bool large = request().body.size() > kLarge;
+  exchange->drop_body();
+  if (large) malloc_trim(0);
 }
 
 void Call::respond(HttpResponse response) {

@@ -56,6 +56,7 @@ struct Call {
   HeaderList headers;  // of whatever is answered
 
   const HttpRequest& request() const { return exchange->request; }
+  void drop_body();  // it has been read
   void respond(HttpResponse response);
   void respond_json(std::string body) { respond({.body = std::move(body)}); }
 };

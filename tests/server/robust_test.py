@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -51,6 +52,19 @@ class Robust(unittest.TestCase):
         server.await_metric('linnet_hang_ups_total', lambda n: n == 8)
         self.assertEqual({r['finish'] for r in server.records()}, {'hung up'})
 
+    def test_a_client_that_hangs_up_while_its_prompt_is_read(self):
+        server = self.serve('--tokens-per-pass', '64')
+        for stream in (True, False):
+            connection = server.raw()
+            connection.sendall(client.post('/v1/completions', {'prompt': [65] * 190000, 'max_tokens': 1, 'stream': stream}))
+            server.await_metric('linnet_prefill_passes_total', lambda n: n > 0)
+            server.await_metric('linnet_requests_running', lambda n: n == 1)
+            connection.close()
+            server.await_metric('linnet_requests_running', lambda n: n == 0)
+            server.await_metric('linnet_state_reserved_bytes', lambda n: n == 0)
+        self.assertLess(server.metric('linnet_tokens_read_total'), 190000)
+        server.await_metric('linnet_hang_ups_total', lambda n: n == 2)
+
     def test_a_full_queue_is_told(self):
         server = self.serve('--max-streams', '1', '--queue', '1')
         held = [server.raw() for _ in range(2)]
@@ -94,27 +108,35 @@ class Robust(unittest.TestCase):
             self.assertEqual((status, answer['error']['code']), (400, 'context_length_exceeded'))
         self.assertLess(server.metric('linnet_resident_bytes') - before, 80e6)  # what was sent and refused is nowhere kept
 
-    def test_many_connections(self):
-        server = self.serve('--max-connections', '500')
-        idle = [server.raw() for _ in range(480)]
-        self.assertEqual(client.together([lambda: server.ask('/health')[0]] * 8), [200] * 8)
-        more = []
-        for _ in range(200):
-            try:
-                more.append(server.raw())
-            except OSError:
-                pass  # beyond what stands by to be told
-        told = set()
-        while more and b'HTTP/1.1 503' not in told:
-            readable, _, _ = select.select(more, [], [], client.PATIENCE)
-            self.assertTrue(readable)
-            for connection in readable:
-                more.remove(connection)
+    def test_ten_thousand_connections(self):
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        n = min(10000, most - 200)
+        server = self.serve('--max-connections', str(n // 2))
+        before = server.metric('linnet_resident_bytes')
+        first, *others = [server.raw() for _ in range(n)]  # the system makes them, whether or not the server keeps them
+        told = 0
+        for connection in others:
+            connection.setblocking(False)
+        watched = select.epoll()  # select() knows a thousand
+        for connection in others:
+            watched.register(connection.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+        by_number, ended = {c.fileno(): c for c in others}, 0
+        while ended < n - n // 2 - 1:  # those that the server did not take
+            ready = watched.poll(client.PATIENCE)
+            self.assertTrue(ready, f'{ended} of {n} connections ended')
+            for number, _ in ready:
+                watched.unregister(number)
+                ended += 1
                 try:
-                    told.add(connection.recv(12))
+                    told += by_number[number].recv(12) == b'HTTP/1.1 503'
                 except OSError:
-                    pass  # as above
-        self.assertIn(b'HTTP/1.1 503', told)
+                    pass  # beyond what stands by to be told
+        self.assertGreaterEqual(told, n // 8)
+        first.sendall(b'GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
+        metrics = client.read_all(first).decode()
+        self.assertLess(float(re.search(r'^linnet_resident_bytes (\S+)', metrics, re.MULTILINE)[1]) - before, 50e6)
+        watched.close()
         for connection in server.connections:
             connection.close()
         for _ in range(100 * client.PATIENCE):  # until it has seen them go, it has no room for this one
@@ -124,6 +146,7 @@ class Robust(unittest.TestCase):
             except OSError:
                 pass
         server.await_metric('linnet_connections', lambda n: n <= 2)
+        server.complete(prompt='a', max_tokens=1)
 
     def test_bytes_that_are_no_http(self):
         server = self.serve()
@@ -154,7 +177,12 @@ class Robust(unittest.TestCase):
             status, headers, answer = server.ask('/v1/models', headers={'Authorization': value})
             self.assertEqual((status, answer['error']['code'], headers['WWW-Authenticate']), (401, 'invalid_api_key', 'Bearer'), value)
         self.assertEqual(server.ask('/v1/completions', {'prompt': 'a'})[0], 401)
-        self.assertEqual([server.ask(path)[0] for path in ('/metrics', '/health', '/')], [401, 200, 200])
+        self.assertEqual([server.ask(path)[0] for path in ('/health', '/', '/page/app.js')], [200, 200, 200])
+        for method, path in (('GET', '/metrics'), ('GET', '/v1/models'), ('GET', '/v1/models/endless'), ('POST', '/v1/chat/completions'),
+                             ('POST', '/v1/completions'), ('POST', '/v1/embeddings'), ('POST', '/tokenize'), ('POST', '/detokenize'),
+                             ('GET', '/tokenizer_info'), ('GET', '/v1/sessions'), ('PUT', '/v1/sessions/a'), ('GET', '/v1/sessions/a'),
+                             ('DELETE', '/v1/sessions/a')):
+            self.assertEqual(server.ask(path, {} if method == 'POST' else None, method=method)[0], 401, path)
         self.assertNotIn('-key', server.errors())
 
     def test_other_machines_need_a_key(self):
