@@ -37,6 +37,8 @@ class Reply {
   void run() {
     RequestRecord& record = call_.record;
     record.generated = true;
+    for (const std::vector<int32_t>& prompt : request_.prompts)
+      record.prompt_tokens += static_cast<int64_t>(prompt.size());
     for (const std::string& field : request_.unknown)
       record.ignored += cat(record.ignored.empty() ? "" : ", ", printable(field, 40));
     if (!record.ignored.empty()) call_.headers.emplace_back("X-Ignored-Fields", record.ignored.substr(0, 400));
@@ -46,7 +48,12 @@ class Reply {
     if (service_.options.request_timeout.count() > 0)
       limits.deadline = call_.request().received + service_.options.request_timeout;
     Generation generation(service_.scheduler, request_, record.id, limits);
-    generation.run([this](size_t prompt, runtime::Event& event) { take(prompt, event); }, [this] { return wait(); });
+    try {
+      generation.run([this](size_t prompt, runtime::Event& event) { take(prompt, event); }, [this] { return wait(); });
+    } catch (...) {  // a client that has gone, time that is over, a server that stops: what was drawn counts
+      service_.metrics.usage(0, 0, record.generated_tokens);
+      throw;
+    }
     finish(generation.usage());
   }
 
@@ -64,6 +71,7 @@ class Reply {
       case Kind::text:
       case Kind::choice_finished: {
         note_first_token(event);
+        call_.record.generated_tokens += static_cast<int64_t>(event.tokens.size());
         const std::string_view word = event.kind == Kind::choice_finished ? finish_word(event.finish) : "";
         if (!word.empty()) call_.record.finish = word;
         if (event.kind == Kind::choice_finished && request_.endpoint == Endpoint::chat) event.tokens.clear();

@@ -236,13 +236,17 @@ class Robust(unittest.TestCase):
     def test_what_does_not_end_in_time_gets_an_error(self):
         server = self.serve('--drain-timeout', '0.2')
         stream, whole = server.raw(), server.raw()
-        stream.sendall(client.post('/v1/completions', {**LONG, 'stream': True}))
+        stream.sendall(client.post('/v1/completions', {**LONG, 'stream': True}, 'X-Request-Id: cut\r\n'))
+        self.assertIn(b' 200 ', stream.recv(1000))
         whole.sendall(client.post('/v1/completions', LONG))
         server.await_metric('linnet_requests_running', lambda n: n == 2)
         server.process.send_signal(signal.SIGINT)
         self.assertRegex(client.read_all(stream).decode(), re.compile('data: .*shutting_down.*0\r\n\r\n$', re.DOTALL))
         self.assertTrue(client.read_all(whole).startswith(b'HTTP/1.1 503'))
         self.assertEqual(server.wait(), 0)
+        (cut,) = [r for r in server.records() if r['request_id'] == 'cut']
+        self.assertEqual((cut['status'], cut['finish'], cut['prompt_tokens']), (503, 'shutting_down', 1))
+        self.assertGreater(cut['generated_tokens'], 0)
 
     def test_a_second_signal_ends_at_once(self):
         server = self.serve('--drain-timeout', '1000')
