@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What serving costs beside the model, and what company brings, as ratios measured in one run.
 
-  bench/serving.py PROGRAM [--model DIR] [--threads N] [--rounds N] [--starts N] [--json]
+  bench/serving.py PROGRAM [--model DIR] [--threads N] [--rounds N] [--starts N] [--only invariance] [--json]
 
 Requests are greedy: `linnet bench` does not draw.
 
@@ -9,6 +9,8 @@ Requests are greedy: `linnet bench` does not draw.
   overhead   time of a token of one stream over that of `linnet bench` (medians of interleaved rounds)
   first      99th percentile of the time to the first token: first requests of fresh processes over requests of a warm one
   health     GET /health a second while 16 streams run
+  invariance what batch invariance costs: processor time of the server with it over that with --no-batch-invariance, for replies of one
+             stream and of 16, and for prompts of 32 and of 1,024 tokens (the least of interleaved rounds). One thread: several wait busily
 Needs nothing but Python's library. A quiet machine: the ratios of one run are comparable, no more.
 """
 import argparse
@@ -18,21 +20,24 @@ import re
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 PROMPT, REPLY, STREAMS = 32, 256, 16
 
 
 class Bench:
-    def __init__(self, args):
-        self.program = args.program
-        self.engine = (['--model', args.model] if args.model else []) + ['--threads', str(args.threads)]
+    def __init__(self, args, threads=None):
+        self.program, self.processes = args.program, {}
+        self.engine = (['--model', args.model] if args.model else []) + ['--threads', str(threads or args.threads)]
 
     @contextlib.contextmanager
-    def server(self):
-        process = subprocess.Popen([self.program, 'serve', '--port', '0', '--quiet', *self.engine], stdout=subprocess.PIPE,
+    def server(self, *options):
+        process = subprocess.Popen([self.program, 'serve', '--port', '0', '--quiet', *self.engine, *options], stdout=subprocess.PIPE,
                                    stderr=subprocess.DEVNULL, text=True)
         try:
-            yield re.search(r'http://\S+:\d+', process.stdout.readline())[0]
+            url = re.search(r'http://\S+:\d+', process.stdout.readline())[0]
+            self.processes[url] = process.pid
+            yield url
         finally:
             process.terminate()
             process.wait()
@@ -75,6 +80,26 @@ class Bench:
             warm = self.load(url, starts, 1, '--output-tokens', '2')['ttft_ms']
         return max(fresh), statistics.median(fresh), warm['p99'], warm['p50']
 
+    def processor_time(self, url, *load):
+        """Of the server's threads, in nanoseconds."""
+        def total():
+            return sum(int(file.read_text().split()[0]) for file in Path(f'/proc/{self.processes[url]}/task').glob('*/schedstat'))
+
+        before = total()
+        self.load(url, *load)
+        return total() - before
+
+    def invariance(self, rounds):
+        loads = {'one_stream': (2, 1), f'streams_{STREAMS}': (STREAMS, STREAMS), 'prompts_of_32': (64, 1, '--output-tokens', '1'),
+                 'prompts_of_1024': (8, 1, '--output-tokens', '1', '--prompt-tokens', '1024')}
+        with self.server('--no-prefix-cache') as pinned, self.server('--no-prefix-cache', '--no-batch-invariance') as free:
+            times = {name: ([], []) for name in loads}
+            for _ in range(rounds):
+                for name, load in loads.items():
+                    for url, to in zip((pinned, free), times[name]):
+                        to.append(self.processor_time(url, *load))
+        return {name: min(with_it) / min(without) for name, (with_it, without) in times.items()}
+
     def health(self):
         with self.server() as url:
             background = subprocess.Popen([self.program, 'bench-serve', url, '-n', '100000', '-c', str(STREAMS), '--output-tokens', str(REPLY)],
@@ -93,15 +118,20 @@ def main():
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--starts', type=int, default=30)
+    parser.add_argument('--only', choices=['invariance'])
     parser.add_argument('--json', action='store_true')
     args = parser.parse_args()
     bench = Bench(args)
+    costs = Bench(args, threads=1).invariance(args.rounds)
+    if args.only:
+        print(json.dumps({'op': 'serving', 'invariance': costs}))
+        return 0
     alone, one, many = bench.throughput(args.rounds)
     fresh, fresh_median, warm, warm_median = bench.first_tokens(args.starts)
     health = bench.health()
     record = {'op': 'serving', 'streams': one / many, 'overhead': one / alone - 1, 'first': fresh / warm, 'first_median': fresh_median / warm_median,
               'health_per_second': health, 'token_us': {'bench': alone * 1e6, 'one': one * 1e6, 'of_16': many * 1e6},
-              'first_ms': {'fresh_p99': fresh, 'warm_p99': warm}, 'threads': args.threads}
+              'first_ms': {'fresh_p99': fresh, 'warm_p99': warm}, 'invariance': costs, 'threads': args.threads}
     if args.json:
         print(json.dumps(record))
         return 0
@@ -109,6 +139,8 @@ def main():
     print(f'{one / alone:6.3f}  a token served over linnet bench       {one * 1e6:8.0f} us and {alone * 1e6:.0f} us')
     print(f'{fresh / warm:6.2f}  first token, fresh over warm, p99      {fresh:8.1f} ms and {warm:.1f} ms (medians: {fresh_median / warm_median:.2f})')
     print(f'{health:6.0f}  /health a second beside {STREAMS} streams')
+    for name, ratio in costs.items():
+        print(f'{ratio:6.3f}  batch invariance, {name.replace("_", " ")}')
     return 0
 
 

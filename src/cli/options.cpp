@@ -147,7 +147,7 @@ void add_serve(CLI::App& app, Action& action) {
                 "MiB for the states of sequences and the prefix cache (default: what is free)");
   c->add_flag("--no-prefix-cache", a->no_prefix_cache, "read every prompt from its beginning");
   c->add_flag("--no-batch-invariance", a->no_batch_invariance,
-              "choose kernels by cost: faster, but replies may depend on what else runs");
+              "choose kernels by cost: short prompts go faster, but replies may depend on what else runs");
   c->add_option("--sessions", a->sessions,
                 "folder where clients may save conversations with their state (default: none)")
       ->type_name("DIR");

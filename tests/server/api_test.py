@@ -141,6 +141,29 @@ class Api(unittest.TestCase):
         self.assertEqual((full['usage']['completion_tokens'], full['choices'][0]['finish_reason']), (7, 'length'))
         self.assertEqual(self.server.complete(prompt='a', **GREEDY)['usage']['completion_tokens'], 16)
 
+    def test_stops_that_begin_anywhere(self):
+        fields = {'prompt': '歌', 'max_tokens': 60, 'seed': 3, 'temperature': 2}
+        whole = self.server.complete(**fields)['choices'][0]['text']
+        self.assertIn('\ufffd', whole)  # bytes that are no text
+        for i in range(0, len(whole) - 3, 2):
+            stop = whole[i:i + 1 + i % 3]
+            *events, end, done = self.server.stream('/v1/completions', **fields, stop=[stop])
+            self.assertEqual(''.join(e['choices'][0]['text'] for e in events + [end]), whole[:whole.find(stop)], stop)
+            self.assertEqual((end['choices'][0]['finish_reason'], done), ('stop', '[DONE]'))
+
+    # Decoding goes token by token, echo reads them as a prompt: errors that add up, or states that forget, would part the two.
+    def test_a_long_reply_is_scored_as_it_was_drawn(self):
+        def scored(prompt, n):
+            return self.server.complete(prompt=prompt, max_tokens=n, seed=1, ignore_eos=True, echo=True, logprobs=0)['choices'][0]['logprobs']
+
+        names = scored(list(range(1024)), 0)['tokens']
+        self.assertEqual(len(set(names)), 1024)
+        prompt = self.server.ask('/tokenize', {'prompt': 'Once upon a time'})[2]['tokens']
+        drawn = scored(prompt, 3000)
+        read = scored([names.index(name) for name in drawn['tokens']], 0)
+        self.assertEqual((len(drawn['tokens']), drawn['tokens']), (len(prompt) + 3000, read['tokens']))
+        self.assertLess(max(abs(a - b) for a, b in zip(drawn['token_logprobs'][1:], read['token_logprobs'][1:])), 3e-2)
+
     def test_json_by_schema(self):
         schema = {'type': 'object', 'properties': {'z': {'type': 'integer'}, 'a': {'enum': ['x', 'y']}}, 'required': ['z', 'a'],
                   'additionalProperties': False}

@@ -13,12 +13,12 @@ import client
 TURNS = ['Tell me of the linnet. ' * 4, 'And of its song?', 'Why does it sing at dawn, and not at night?', 'Thank you.']
 
 
-def converse(server, turns, messages=()):
+def converse(server, turns, messages=(), tokens=70):
     """The conversation with a reply to each turn: (messages, [(text, log-probabilities)], usage of each turn)."""
     messages, replies, usages = list(messages), [], []
     for turn in turns:
         messages.append({'role': 'user', 'content': turn})
-        status, _, answer = server.ask('/v1/chat/completions', {'messages': messages, 'max_tokens': 70, 'seed': len(messages),
+        status, _, answer = server.ask('/v1/chat/completions', {'messages': messages, 'max_tokens': tokens, 'seed': len(messages),
                                                                 'ignore_eos': True, 'logprobs': True})
         assert status == 200, answer
         choice = answer['choices'][0]
@@ -53,11 +53,21 @@ class Memory(unittest.TestCase):
             # At least all whole blocks of the last prompt; all of the reply, too, when its text is read as the tokens it was drawn as.
             self.assertGreaterEqual(cached(usage), before['prompt_tokens'] // 64 * 64 - 64)
         self.assertEqual(remembering.metric('linnet_cached_tokens_total'), sum(map(cached, usages)))
-        # A fork of the conversation finds its beginning, and says what it would have said alone.
-        messages, _, _ = converse(remembering, TURNS[:2])
-        _, fork, usage = converse(remembering, ['Another question, then.'], messages)
-        self.assertGreater(cached(usage[0]), 64)
-        self.assertEqual(fork, converse(forgetting, ['Another question, then.'], messages)[1])
+
+    def test_thirty_turns_and_a_fork_at_each(self):
+        remembering, forgetting = self.serve(), self.serve('--no-prefix-cache')
+        turns = TURNS[:1] + [f'And the song of number {i}, what is it like?' for i in range(29)]
+        messages, replies, usages = converse(remembering, turns, tokens=40)
+        self.assertEqual(replies, converse(forgetting, turns, tokens=40)[1])
+        read = sum(u['prompt_tokens'] - cached(u) for u in usages)
+        self.assertLess(read, usages[-1]['prompt_tokens'] + 30 * 128)  # each token once, and the ends of turns again
+        self.assertGreater(sum(u['prompt_tokens'] for u in usages), 5 * read)
+        for turn in range(30):  # finds its beginning, and says what it would have said alone
+            beginning = messages[:2 * turn]
+            _, fork, usage = converse(remembering, ['Another question, then.'], beginning, tokens=8)
+            if turn:
+                self.assertGreaterEqual(cached(usage[0]), usages[turn - 1]['prompt_tokens'] // 64 * 64 - 64, turn)
+            self.assertEqual(fork, converse(forgetting, ['Another question, then.'], beginning, tokens=8)[1], turn)
 
     def test_a_session_outlives_the_server(self):
         server = self.serve('--sessions', str(self.folder))
@@ -69,7 +79,7 @@ class Memory(unittest.TestCase):
         server.process.send_signal(signal.SIGKILL)
         server.wait()
 
-        again = self.serve('--sessions', str(self.folder))
+        again, server_without = self.serve('--sessions', str(self.folder)), self.serve('--no-prefix-cache')
         _, _, listed = again.ask('/v1/sessions')
         self.assertEqual([(s['name'], s['tokens'], s['state_tokens']) for s in listed['data']],
                          [('linnet', saved['tokens'], saved['state_tokens'])])
@@ -78,6 +88,8 @@ class Memory(unittest.TestCase):
         _, replies, usages = converse(again, TURNS[3:], loaded['messages'])
         self.assertEqual(cached(usages[0]), saved['state_tokens'])
         self.assertEqual(replies, expected)
+        for turn in (0, 2, 4):  # the beginning of one that was saved goes on in another way
+            self.assertEqual(converse(again, ['Or this?'], messages[:turn])[1], converse(server_without, ['Or this?'], messages[:turn])[1])
         self.assertEqual(again.ask('/v1/sessions/linnet', method='DELETE')[0], 200)
         self.assertEqual([again.ask('/v1/sessions/linnet', method=m)[0] for m in ('GET', 'DELETE')], [404, 404])
 
