@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <future>
+#include <numeric>
 #include <thread>
 
 #include "runtime/scheduler_test_support.h"
@@ -105,6 +106,25 @@ TEST_F(Schedule, a_context_can_be_filled) {
   const Answer answer = answer_of(*all, request);
   EXPECT_EQ(answer.choices[0].finish, Finish::context_full);
   EXPECT_EQ(answer.choices[0].ids(), alone(request).tokens);
+}
+
+TEST_F(Schedule, a_long_prompt_and_a_running_stream_take_turns) {
+  std::vector<int64_t> passes;  // tokens of each
+  engine->set_observer([&](int64_t layer, const ConstTensor& tokens) {
+    if (layer == 0) passes.push_back(tokens[0]);
+  });
+  auto all = scheduler();
+  const auto running = all->submit(a_request(1, -1));
+  running->next(std::chrono::hours(1));
+  ASSERT_FALSE(answer_of(*all, a_request(1500, 1, 2)).error);
+  all.reset();
+  const auto read = [](int64_t n) { return n > 1; };
+  const auto first = std::find_if(passes.begin(), passes.end(), read);
+  const auto last = std::find_if(passes.rbegin(), passes.rend(), read).base() - 1;
+  ASSERT_GT(last - first, 8);  // by far the most of it: the clock says how much goes into a pass
+  for (auto pass = first; pass < last; ++pass)
+    EXPECT_NE(read(pass[0]), read(pass[1])) << "pass " << pass - passes.begin();
+  EXPECT_EQ(std::accumulate(first, last + 1, int64_t{0}), 1500 + (last - first) / 2);
 }
 
 TEST_F(Schedule, choices_are_drawn_from_one_reading_of_the_prompt) {

@@ -66,6 +66,47 @@ class OpenAI(unittest.TestCase):
                                                   response_format={'type': 'json_object'})
         self.assertIsInstance(json.loads(answer.choices[0].message.content), dict)
 
+    def test_tools(self):
+        tools = [{'type': 'function', 'function': {'name': name, 'parameters': {
+            'type': 'object', 'properties': {'city': {'enum': ['Oslo', 'Rome']}}, 'required': ['city'], 'additionalProperties': False}}}
+            for name in ('weather', 'time')]
+        for seed in range(40):  # until the model that knows nothing happens to call twice
+            ask = {'model': 'tiny-random', 'messages': HELLO, 'tools': tools, 'tool_choice': 'required', 'max_tokens': 300, 'seed': seed}
+            message = self.api.chat.completions.create(**ask).choices[0].message
+            if len(message.tool_calls) > 1:
+                break
+        else:
+            self.fail('no parallel calls')
+        self.assertEqual(len({call.id for call in message.tool_calls}), len(message.tool_calls))
+        calls = {}
+        for chunk in self.api.chat.completions.create(**ask, stream=True):
+            for part in chunk.choices[0].delta.tool_calls or []:
+                call = calls.setdefault(part.index, {'id': part.id, 'name': part.function.name, 'arguments': ''})
+                call['arguments'] += part.function.arguments or ''
+        self.assertEqual([calls[i] for i in range(len(calls))], [{'id': c.id, 'name': c.function.name, 'arguments': c.function.arguments}
+                                                                 for c in message.tool_calls])
+        one = self.api.chat.completions.create(**ask, parallel_tool_calls=False).choices[0]
+        self.assertEqual((one.finish_reason, len(one.message.tool_calls)), ('tool_calls', 1))
+        self.assertIn(json.loads(one.message.tool_calls[0].function.arguments)['city'], ('Oslo', 'Rome'))
+        answer = {'role': 'tool', 'tool_call_id': one.message.tool_calls[0].id, 'content': '7'}
+        said = self.api.chat.completions.create(model='tiny-random', messages=[*HELLO, one.message, answer], tools=tools, tool_choice='none',
+                                                max_tokens=5)
+        self.assertIsNone(said.choices[0].message.tool_calls)
+
+    def test_a_stream_that_is_closed_and_what_headers_say(self):
+        ask = {'model': 'tiny-random', 'prompt': 'a', 'max_tokens': 4000, 'extra_body': {'ignore_eos': True}}
+        with self.api.completions.create(**ask, stream=True) as stream:
+            next(iter(stream))
+        key = {'Authorization': 'Bearer the-key'}
+        for _ in range(100 * client.PATIENCE):
+            if b'linnet_requests_running 0\n' in self.server.ask('/metrics', headers=key)[2]:
+                break
+        else:
+            self.fail('its request goes on')
+        raw = self.api.completions.with_raw_response.create(model='tiny-random', prompt='a', max_tokens=1, logit_bias={'65': 100},
+                                                            extra_headers={'X-Request-Id': 'from-client'})
+        self.assertEqual((raw.headers['x-request-id'], raw.parse().choices[0].text), ('from-client', 'A'))
+
     def test_errors_become_its_exceptions(self):
         with self.assertRaises(openai.BadRequestError) as refused:
             self.api.completions.create(model='tiny-random', prompt='a', temperature=1000)
