@@ -109,9 +109,10 @@ class Robust(unittest.TestCase):
         self.assertLess(server.metric('linnet_resident_bytes') - before, 80e6)  # what was sent and refused is nowhere kept
 
     def test_ten_thousand_connections(self):
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        n = min(10000, most - 200)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        n = 10000 if hard == resource.RLIM_INFINITY else min(10000, hard - 200)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n + 200, hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         server = self.serve('--max-connections', str(n // 2))
         before = server.metric('linnet_resident_bytes')
         first, *others = [server.raw() for _ in range(n)]  # the system makes them, whether or not the server keeps them
