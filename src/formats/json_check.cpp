@@ -81,7 +81,11 @@ class Checker : public json::json_sax_t {
 // A place in a text that has been checked.
 class Scanner {
  public:
-  explicit Scanner(std::string_view text) : text_(text) { space(); }
+  explicit Scanner(std::string_view text) : text_(text) {
+    constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";  // which the parser skips, too
+    if (text.starts_with(kByteOrderMark)) i_ = kByteOrderMark.size();
+    space();
+  }
 
   bool at(char c) const { return text_[i_] == c; }
   void step() {

@@ -61,6 +61,8 @@ TEST(json_check, members_as_they_are_written) {
   EXPECT_EQ(json_member(text, {"n"}), "{}");
   for (const auto path : {std::initializer_list<std::string_view>{"w"}, {"x", "c"}, {"z", "a"}, {"n", "a"}, {"w", "a"}})
     EXPECT_EQ(json_member(text, path), "");
+  EXPECT_EQ(json_member("\xef\xbb\xbf" + text, {"y"}), "-1.5e3");
+  EXPECT_NO_THROW(check_json("\xef\xbb\xbf" + text, "t"));
   EXPECT_EQ(json_member("[1]", {"a"}), "");
   EXPECT_EQ(json_member("7", {}), "7");
 }
