@@ -237,7 +237,8 @@ TEST(generate, schemas_that_cannot_be_guaranteed_are_refused) {
   const formats::ScratchFolder folder;
   const std::string pattern = folder.write("pattern", R"({"properties": {"a": {"pattern": "x"}}})");
   expect_refusal(linnet(command({"-p", "a", "--json-schema", pattern})), 2, "#/properties/a/pattern: ");
-  expect_refusal(linnet(command({"-p", "a", "--json-schema", folder.write("no", "{")})), 3, "schema: byte 1: expected JSON");
+  expect_refusal(linnet(command({"-p", "a", "--json-schema", folder.write("no", "{")})), 3,
+                 "schema: byte 1: expected JSON");
   expect_refusal(linnet(command({"-p", "a", "--json-schema", folder / "none"})), 3, "none");
   EXPECT_EQ(linnet(command({"-p", "a", "--json-schema", pattern, "--json-object"})).status, 2);
 }
