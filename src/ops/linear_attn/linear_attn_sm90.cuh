@@ -5,6 +5,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "ops/linear_attn/linear_attn_sm90.h"
 
 namespace linnet::ops::sm90 {
@@ -35,6 +37,14 @@ __host__ __device__ constexpr int key_channel(int n) { return 4 * ((n & 63) >> 1
 
 // Sequence s owns the record slots from seq_start[s] / 64 + s on: disjoint for any lengths, found without a prefix sum.
 __host__ __device__ inline int64_t first_slot(int64_t start, int64_t sequence) { return start / kChunk + sequence; }
+
+// What a build of prefill's kernels is made for. Plain: no options, see KdaPrefillSm90. kGate: head_softplus stands for both gates of a head.
+template <KdaGate kGate_, class T_, bool kPlain_>
+struct Build {
+  static constexpr KdaGate kGate = kGate_;
+  static constexpr bool kPlain = kPlain_, kRawRows = kGate_ <= KdaGate::lower_bound;  // z: rows of raw gates
+  using T = T_;  // of q, k, v, z, beta logits and out
+};
 
 struct SeqStart {
   const void* data;
@@ -109,15 +119,25 @@ __device__ __forceinline__ uint32_t pack_half_saturated(float lo, float hi) {
                : "f"(hi), "f"(lo));  // volatile: stays where it is written
   return r;
 }
-__device__ __forceinline__ uint32_t mul_half2(uint32_t a, uint32_t b) {
-  uint32_t r;
-  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
-  return r;
-}
 __device__ __forceinline__ float2 unpack_half(uint32_t x) {
   __half2 h;
   memcpy(&h, &x, 4);
   return __half22float2(h);
+}
+template <class T>
+__device__ __forceinline__ float2 unpack(uint32_t x) {
+  if constexpr (std::is_same_v<T, __half>) return unpack_half(x);
+  else return unpack_bf16(x);
+}
+template <class T>
+__device__ __forceinline__ uint32_t pack(float lo, float hi) {
+  if constexpr (std::is_same_v<T, __half>) return pack_half(lo, hi);
+  else return pack_bf16(lo, hi);
+}
+__device__ __forceinline__ uint32_t mul_half2(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
 }
 
 // ---- matrix instructions of one warp: D[16, 8] += A[16, 16] B[16, 8], f16 in, f32 out

@@ -5,6 +5,7 @@
 //   log decay <- -exp(a_log) softplus(z + dt_bias)         KdaGate::softplus
 //              | lower_bound sigmoid(exp(a_log) (z + dt_bias))   KdaGate::lower_bound
 //   beta <- sigmoid(beta logit)
+// Prefill has options for callers that do some of it themselves, and gates of a whole head (Gated DeltaNet).
 // Story, numerics and measurements: docs/kernels/kda-sm90.md, kda-decode-sm90.md.
 #pragma once
 
@@ -19,11 +20,17 @@ constexpr int kKdaSm90Dim = 128;   // Dk = Dv
 constexpr int kKdaSm90Chunk = 64;  // tokens solved together; states handed over at multiples of it are bit-exact
 constexpr int kKdaSm90ConvTaps = 4;
 
-enum class KdaGate : uint8_t { softplus, lower_bound };
+// Prefill alone knows the last three:
+//   log_decay       z [N, H, 128] f32 is the natural log decay itself, at most 0 (-inf: the channel is forgotten)
+//   head_softplus   z [N, H] raw, one number for all channels: log decay <- -exp(a_log) softplus(z + dt_bias), dt_bias [H]
+//   head_log_decay  z [N, H] f32 is the natural log decay of all channels
+enum class KdaGate : uint8_t { softplus, lower_bound, log_decay, head_softplus, head_log_decay };
+
+enum class KdaInput : uint8_t { bf16, f16 };
 
 // What both kernels need to turn raw projections into decay and write strength.
 struct KdaGateArgs {
-  const float* a_log;    // [H]
+  const float* a_log;    // [H]; not read where z is a log decay, as dt_bias
   const float* dt_bias;  // [H, 128]
   KdaGate gate = KdaGate::softplus;
   float lower_bound = -5;  // read only with KdaGate::lower_bound
@@ -47,12 +54,21 @@ struct KdaPrefillSm90 {
   const int32_t* state_out;  // [B] slots written after the last token; negative or null: not written
   float scale;               // usually 128^-1/2; within [2^-10, 2^10]
   KdaGateArgs gate;
+  // Options. As they stand: the layer's call, whose kernels have no code for them (but for out_stride).
+  const float* beta_value = nullptr;  // [N, H] write strengths, 0 to 2, read instead of beta
+  int64_t qk_stride = 0;              // elements between tokens of q and k, a multiple of 8; 0: token_stride
+  int64_t z_stride = 0;               // of z, likewise (f32: of 4); not of a head's gate, which is dense, as beta
+  int64_t out_stride = 0;             // of out, likewise
+  int n_qk_heads = 0;                 // divides n_heads: head h has q and k of h / (n_heads / n_qk_heads); 0: n_heads
+  bool normalize_qk = true;           // false: q and k as they are; norms at most 128, and of k about 1 to be stable
+  KdaInput input = KdaInput::bf16;    // type of q, k, v, z, beta and out, but for those that are f32
 };
 
 // Bytes of scratch for a prefill of n_tokens in n_sequences; 128-byte aligned memory.
 size_t kda_prefill_sm90_workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads) noexcept;
 
-// Enqueues the prefill. No host synchronisation, graph-capturable, deterministic. Returns a cudaError_t.
+// Enqueues the prefill. No host synchronisation, graph-capturable, deterministic. Returns a cudaError_t: cudaErrorInvalidValue for heads or
+// strides that do not fit.
 int kda_prefill_sm90(const KdaPrefillSm90& args, void* workspace, CUstream_st* stream) noexcept;
 
 // One token of every sequence, from the projections' outputs to the input of the output projection.
@@ -70,14 +86,15 @@ struct KdaDecodeSm90 {
   int n_sequences, n_heads;
   float scale;
   float norm_eps = 1e-5f;
-  KdaGateArgs gate;
+  KdaGateArgs gate;  // softplus or lower_bound
   bool pools_settled =
       false;  // the kernel before this one in the stream writes nothing that is read here but qkv, z, beta, out_gate
 };
 
 // Enqueues the decode step. Graph-capturable, deterministic; a sequence's bits do not depend on the batch. It may start while the
 // kernel before it ends: that kernel must not write slot (any other operation, or an earlier kernel, may). With pools_settled, as when
-// that kernel is a projection, states, windows and weights are read before it has ended. Returns a cudaError_t.
+// that kernel is a projection, states, windows and weights are read before it has ended. Returns a cudaError_t: cudaErrorInvalidValue for
+// a gate of prefill's.
 int kda_decode_sm90(const KdaDecodeSm90& args, CUstream_st* stream) noexcept;
 
 constexpr int kKdaSm90VerifyTokens = 8;
@@ -100,7 +117,7 @@ struct KdaVerifySm90 {
   void* pending;  // what commit needs: kda_verify_sm90_pending_bytes, 16-byte aligned
   float scale;
   float norm_eps = 1e-5f;
-  KdaGateArgs gate;
+  KdaGateArgs gate;  // softplus or lower_bound
 };
 
 // The first n_accepted[b] tokens of the verify that filled pending become part of sequence b's state and windows: they are then equal in
@@ -119,7 +136,7 @@ struct KdaCommitSm90 {
 size_t kda_verify_sm90_pending_bytes(int n_sequences, int n_heads, int n_tokens) noexcept;
 
 // Enqueue. Graph-capturable, deterministic; a sequence's bits depend neither on the batch nor on k. The kernel before a verify must not
-// write slot. Return a cudaError_t: cudaErrorInvalidValue for n_tokens outside its range or a negative count.
+// write slot. Return a cudaError_t: cudaErrorInvalidValue for n_tokens outside its range, a negative count or a gate of prefill's.
 int kda_verify_sm90(const KdaVerifySm90& args, CUstream_st* stream) noexcept;
 int kda_commit_sm90(const KdaCommitSm90& args, CUstream_st* stream) noexcept;
 

@@ -196,6 +196,7 @@ cudaError_t launch(const KdaDecodeSm90& a, cudaStream_t stream) {
 namespace linnet::ops {
 
 int kda_decode_sm90(const KdaDecodeSm90& a, CUstream_st* stream) noexcept {
+  if (a.gate.gate > KdaGate::lower_bound) return cudaErrorInvalidValue;
   if (a.n_sequences == 0 || a.n_heads == 0) return cudaSuccess;
   return a.gate.gate == KdaGate::softplus ? sm90::launch<KdaGate::softplus>(a, stream)
                                           : sm90::launch<KdaGate::lower_bound>(a, stream);

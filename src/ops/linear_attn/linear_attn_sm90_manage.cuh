@@ -88,18 +88,18 @@ __device__ __forceinline__ void manage(const KdaPrefillSm90& a, const Workspace&
 }
 
 // A workgroup: works on what is posted.
-template <KdaGate kGate>
+template <class B>
 __device__ __forceinline__ void prepare(const KdaPrefillSm90& a, Desk& desk, prep::Smem& smem) {
   const int thread = static_cast<int>(threadIdx.x) & (prep::kThreads - 1),
             barrier = 2 + static_cast<int>(threadIdx.x) / prep::kThreads;
   barrier_wait(smem_address(&desk.posted[0]), 0);
-  if (desk.chunk[0].n_valid > 0) prep::load(a, desk.chunk[0], smem, thread);
+  if (desk.chunk[0].n_valid > 0) prep::load<B>(a, desk.chunk[0], smem, thread);
   for (int i = 0; desk.chunk[i & 1].n_valid > 0; i++) {
     barrier_wait(smem_address(&desk.allowed[i & 1]), i >> 1 & 1);
-    prep::compute<kGate>(a, desk.chunk[i & 1], desk.record[i & 1], smem, thread, barrier, [&] {
+    prep::compute<B>(a, desk.chunk[i & 1], desk.record[i & 1], smem, thread, barrier, [&] {
       barrier_wait(smem_address(&desk.posted[i + 1 & 1]), i + 1 >> 1 & 1);
       const prep::Chunk& next = desk.chunk[i + 1 & 1];
-      if (next.n_valid > 0) prep::load(a, next, smem, thread);
+      if (next.n_valid > 0) prep::load<B>(a, next, smem, thread);
     });
     prep::workgroup_sync(barrier);
     if (thread == 0) barrier_arrive(smem_address(&desk.done[i & 1]));

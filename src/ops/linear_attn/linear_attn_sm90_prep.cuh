@@ -59,26 +59,74 @@ __device__ __forceinline__ void write_rows(Operands& x, Record* r, const Smem& s
   }
 }
 
+// From the chunk's gates, write strengths and raw rows to nodes of 16 tokens.
+template <class B>
+__device__ __forceinline__ void climb_plain(Operands& x, const KdaPrefillSm90& a, const Chunk& c, Smem& s, int thread) {
+  const int here = forget(thread), warp = here >> 5, lane = here & 31;
+  const float4 dt_bias = __ldg(reinterpret_cast<const float4*>(a.gate.dt_bias + c.head * kDim + 4 * lane));
+  const float a_log = __ldg(a.gate.a_log + c.head);
+  const int token = 16 * warp + lane;  // of lanes 0 to 15
+  const bool has_beta = lane < 16 && token < c.n_valid;
+  __nv_bfloat16 beta_logit = {};
+  if (has_beta) beta_logit = static_cast<const __nv_bfloat16*>(a.beta)[(c.token + token) * a.n_heads + c.head];
+  wait_for_load<1>();
+  clear_beyond<typename B::T>(c, s, warp, lane);
+  if (lane < 16) s.beta[token] = has_beta ? sigmoid(__bfloat162float(beta_logit)) : 0.f;
+  climb<B>(x, make_gate<B::kGate>(dt_bias, a_log, a.gate.lower_bound), true, s, warp, lane);
+}
+
+// The log2 decay of one token by a gate of its head; at: of its number among [N, H].
+template <class T>
+__device__ __forceinline__ float head_log2_decay(const KdaPrefillSm90& a, int64_t at, int head) {
+  if (a.gate.gate == KdaGate::head_log_decay) return __ldg(static_cast<const float*>(a.z) + at) * kLog2e;
+  return sm90::log2_decay<KdaGate::softplus>(static_cast<float>(static_cast<const T*>(a.z)[at]),
+                                             __ldg(a.gate.dt_bias + head) * kLog2e,
+                                             exp2_fast(__ldg(a.gate.a_log + head) * kLog2e), 0.f);
+}
+
+template <class B>
+__device__ __forceinline__ void climb_with_options(Operands& x, const KdaPrefillSm90& a, const Chunk& c, Smem& s,
+                                                   int thread) {
+  using T = typename B::T;
+  const int here = forget(thread), warp = here >> 5, lane = here & 31;
+  const int token = 16 * warp + lane;  // of lanes 0 to 15
+  const bool is_token = lane < 16 && token < c.n_valid;
+  const int64_t at = (c.token + token) * a.n_heads + c.head;
+  float beta = 0.f;
+  if (is_token) beta = a.beta_value ? __ldg(a.beta_value + at) : static_cast<float>(static_cast<const T*>(a.beta)[at]);
+  const auto put_beta = [&] {
+    if (lane < 16) s.beta[token] = is_token && !a.beta_value ? sigmoid(beta) : beta;
+  };
+  if constexpr (B::kRawRows) {
+    const float4 dt_bias = __ldg(reinterpret_cast<const float4*>(a.gate.dt_bias + c.head * kDim + 4 * lane));
+    const float a_log = __ldg(a.gate.a_log + c.head);
+    wait_for_load<1>();
+    clear_beyond<T>(c, s, warp, lane);
+    put_beta();
+    climb<B>(x, make_gate<B::kGate>(dt_bias, a_log, a.gate.lower_bound), a.normalize_qk, s, warp, lane);
+  } else {
+    GivenDecays<B::kGate> given;
+    if constexpr (B::kGate == KdaGate::log_decay) {
+      given.rows = static_cast<const float*>(a.z) + (c.token + 16 * warp) * a.z_stride + c.head * kDim + 4 * lane;
+      given.stride = a.z_stride;
+      given.left = c.n_valid - 16 * warp;
+    } else {
+      given.mine = is_token ? head_log2_decay<T>(a, at, c.head) : 0.f;
+    }
+    put_beta();
+    climb<B>(x, given, a.normalize_qk, s, warp, lane);
+  }
+}
+
 // The record of a chunk whose load has been started, by a workgroup of 4 whole warps; thread counts from 0 in it, barrier is a hardware
 // barrier of its own. Each thread calls rows_free() once, when the next chunk's load may start. On return it has written its part of the
 // record; the workgroup meets at its barrier (workgroup_sync) before anyone computes again in the same shared memory.
-template <KdaGate kGate, class RowsFree>
+template <class B, class RowsFree>
 __device__ __forceinline__ void compute(const KdaPrefillSm90& a, const Chunk& c, Record* record, Smem& s, int thread,
                                         int barrier, RowsFree rows_free) {
   Operands x;
-  {
-    const int here = forget(thread), warp = here >> 5, lane = here & 31;
-    const float4 dt_bias = __ldg(reinterpret_cast<const float4*>(a.gate.dt_bias + c.head * kDim + 4 * lane));
-    const float a_log = __ldg(a.gate.a_log + c.head);
-    const int token = 16 * warp + lane;  // of lanes 0 to 15
-    const bool has_beta = lane < 16 && token < c.n_valid;
-    __nv_bfloat16 beta_logit = {};
-    if (has_beta) beta_logit = static_cast<const __nv_bfloat16*>(a.beta)[(c.token + token) * a.n_heads + c.head];
-    wait_for_load<1>();
-    clear_beyond(c, s, warp, lane);
-    if (lane < 16) s.beta[token] = has_beta ? sigmoid(__bfloat162float(beta_logit)) : 0.f;
-    climb<kGate>(x, make_gate<kGate>(dt_bias, a_log, a.gate.lower_bound), s, warp, lane);
-  }
+  if constexpr (B::kPlain) climb_plain<B>(x, a, c, s, thread);
+  else climb_with_options<B>(x, a, c, s, thread);
   {
     const int here = forget(thread), warp = here >> 5, lane = here & 31;
     store_level16(x, s, warp, lane);
@@ -98,6 +146,26 @@ __device__ __forceinline__ void compute(const KdaPrefillSm90& a, const Chunk& c,
   else clear_upper(warp == 2 ? record->solve : record->attend, lane);
   workgroup_sync(barrier);  // blocks of 32 of T
   join32(record, s, warp, lane);
+}
+
+constexpr int kWorkgroupsPerSm = 3;
+constexpr int kApart = 4000;    // cycles
+constexpr int kWavesApart = 2;  // at least, else the wait at the start is not won back
+
+// prep's own kernel: one workgroup per (record slot, head). Workgroups that start together load together and then compute together, and wait
+// the longer for their rows: the second and the third of each of n_sms SMs start later, when n_sms is not 0.
+template <class B>
+__device__ __forceinline__ void prepare_one(const KdaPrefillSm90& a, Record* records, unsigned n_sms, Smem& s) {
+  launch_dependents();
+  if (blockIdx.x < kWorkgroupsPerSm * n_sms) {
+    const long long start = clock64(), wait = blockIdx.x / n_sms * kApart;
+    while (clock64() - start < wait) __nanosleep(200);
+  }
+  Chunk c;
+  if (!locate(a, blockIdx.x, c)) return;
+  const int thread = static_cast<int>(threadIdx.x);
+  load<B>(a, c, s, thread);
+  compute<B>(a, c, records + blockIdx.x, s, thread, 0, [] {});
 }
 
 }  // namespace linnet::ops::sm90::prep

@@ -1,4 +1,4 @@
-// kda_sm90 prep: from raw gates to the decays that the tree over a warp's 16 tokens joins its nodes with.
+// kda_sm90 prep: from gates to the decays that the tree over a warp's 16 tokens joins its nodes with.
 #pragma once
 
 #include "ops/linear_attn/linear_attn_sm90_prep_rows.cuh"
@@ -44,25 +44,47 @@ struct Decays {
   Half4 of1[4], of2[2];
 };
 
-// z_rows: the lane's channels of the first of the four rows. Adds to sum_log2 of each channel.
+// The log2 decays of a lane's channels of tokens, where they need not be computed from raw rows: read with their chunk (log_decay), or the
+// same for all channels, that of token l in lane l (gates of a head).
 template <KdaGate kGate>
-__device__ __forceinline__ void make_decays(Decays& d, float (&total)[4], const Gate& g, uint32_t z_rows,
-                                            float (&sum_log2)[4]) {
-  float e[4][4];
+struct GivenDecays;
+template <>
+struct GivenDecays<KdaGate::log_decay> {
+  const float* rows;  // the lane's channels of the warp's first token
+  int64_t stride;
+  int left;  // tokens
+  float4 z[8];
+  // Eight tokens' loads are under way together; the barrier keeps the compiler from asking for all sixteen, which would spill.
+  __device__ __forceinline__ void prepare(int quad) {
+    if (quad & 1) return;
+    if (quad > 0) __syncwarp();
 #pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const uint2 raw = load_shared(z_rows + row_offset(i));
-#pragma unroll
-    for (int pair = 0; pair < 2; pair++) {
-      const float2 z = unpack_bf16(pair ? raw.y : raw.x);
-      const float l0 = log2_decay<kGate>(g, z.x, 2 * pair), l1 = log2_decay<kGate>(g, z.y, 2 * pair + 1);
-      sum_log2[2 * pair] += l0;
-      sum_log2[2 * pair + 1] += l1;
-      e[i][2 * pair] = exp2_fast(l0);
-      e[i][2 * pair + 1] = exp2_fast(l1);
+    for (int i = 0; i < 8; i++) {
+      const int token = 4 * quad + i;
+      z[i] = float4{};
+      if (token < left)
+        asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
+                     : "=f"(z[i].x), "=f"(z[i].y), "=f"(z[i].z), "=f"(z[i].w)
+                     : "l"(rows + token * stride));
     }
-    d.of1[i] = pack_half4(e[i][0], e[i][1], e[i][2], e[i][3]);
   }
+  __device__ __forceinline__ float4 of(int token) const {
+    const float4& x = z[token & 7];
+    return make_float4(x.x * kLog2e, x.y * kLog2e, x.z * kLog2e, x.w * kLog2e);
+  }
+};
+template <>
+struct GivenDecays<KdaGate::head_softplus> {
+  float mine;
+  __device__ __forceinline__ void prepare(int) {}
+  __device__ __forceinline__ float4 of(int token) const {
+    const float x = __shfl_sync(~0u, mine, token);
+    return make_float4(x, x, x, x);
+  }
+};
+
+// Of a quad of tokens, e their decays.
+__device__ __forceinline__ void join_decays(Decays& d, float (&total)[4], float (&e)[4][4]) {
 #pragma unroll
   for (int c = 0; c < 4; c++) {
     e[0][c] *= e[1][c];
@@ -71,6 +93,47 @@ __device__ __forceinline__ void make_decays(Decays& d, float (&total)[4], const 
   }
   d.of2[0] = pack_half4(e[0][0], e[0][1], e[0][2], e[0][3]);
   d.of2[1] = pack_half4(e[2][0], e[2][1], e[2][2], e[2][3]);
+}
+
+template <KdaGate kGate>
+__device__ __forceinline__ void make_decays(Decays& d, float (&total)[4], GivenDecays<kGate>& given, int quad,
+                                            float (&sum_log2)[4]) {
+  float e[4][4];
+  given.prepare(quad);
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float4 given_log2 = given.of(4 * quad + i);
+    const float log2[4] = {given_log2.x, given_log2.y, given_log2.z, given_log2.w};
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+      sum_log2[c] += log2[c];
+      e[i][c] = exp2_fast(log2[c]);
+    }
+    d.of1[i] = pack_half4(e[i][0], e[i][1], e[i][2], e[i][3]);
+  }
+  join_decays(d, total, e);
+}
+
+// z_rows: the lane's channels of the first of the four rows. Adds to sum_log2 of each channel.
+template <KdaGate kGate, class T>
+__device__ __forceinline__ void make_decays(Decays& d, float (&total)[4], const Gate& g, uint32_t z_rows,
+                                            float (&sum_log2)[4]) {
+  float e[4][4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const uint2 raw = load_shared(z_rows + row_offset(i));
+#pragma unroll
+    for (int pair = 0; pair < 2; pair++) {
+      const float2 z = unpack<T>(pair ? raw.y : raw.x);
+      const float l0 = log2_decay<kGate>(g, z.x, 2 * pair), l1 = log2_decay<kGate>(g, z.y, 2 * pair + 1);
+      sum_log2[2 * pair] += l0;
+      sum_log2[2 * pair + 1] += l1;
+      e[i][2 * pair] = exp2_fast(l0);
+      e[i][2 * pair + 1] = exp2_fast(l1);
+    }
+    d.of1[i] = pack_half4(e[i][0], e[i][1], e[i][2], e[i][3]);
+  }
+  join_decays(d, total, e);
 }
 
 }  // namespace linnet::ops::sm90::prep

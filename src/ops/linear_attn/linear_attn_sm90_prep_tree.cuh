@@ -22,10 +22,11 @@ __device__ __forceinline__ void read_raw(RawTokens& r, int quad, uint32_t rows) 
   }
 }
 // A raw token to a node of one token.
+template <class T>
 __device__ __forceinline__ void make_node(Operands& x, int i, const Smem& s, int warp, const uint2& q, const uint2& k,
                                           const Half4& decay) {
   const float2 n = s.norm[warp][i];
-  const float2 q0 = unpack_bf16(q.x), q1 = unpack_bf16(q.y), k0 = unpack_bf16(k.x), k1 = unpack_bf16(k.y);
+  const float2 q0 = unpack<T>(q.x), q1 = unpack<T>(q.y), k0 = unpack<T>(k.x), k1 = unpack<T>(k.y);
   x.k_out[i] = pack_half4(k0.x * n.y, k0.y * n.y, k1.x * n.y, k1.y * n.y);
   x.k_in[i] = x.k_out[i] * decay;
   x.q_in[i] = pack_half4(q0.x * n.x, q0.y * n.x, q1.x * n.x, q1.y * n.x) * decay;
@@ -152,9 +153,10 @@ __device__ __forceinline__ void multiply_levels(Smem& s, uint32_t rows, int warp
       pack_half(d4[2], d4[3]);
 }
 
-// From a warp's raw rows to nodes of 16 tokens, with the products of the levels on the way; decays over all 16 to s.
-template <KdaGate kGate>
-__device__ __forceinline__ void climb(Operands& x, const Gate& gate, Smem& s, int warp, int lane) {
+// From a warp's raw rows to nodes of 16 tokens, with the products of the levels on the way; decays over all 16 to s. gate: Gate, or
+// GivenDecays.
+template <class B, class GateOrDecays>
+__device__ __forceinline__ void climb(Operands& x, GateOrDecays&& gate, bool normalize, Smem& s, int warp, int lane) {
   const uint32_t base = smem_address(s.rows[warp]), raw = base + lane * 8, mine = operand_address(s, warp, lane);
   // All gates first: while few registers are taken, the compiler interleaves them.
   float sum_log2[4] = {}, of8[2][4];
@@ -164,7 +166,9 @@ __device__ __forceinline__ void climb(Operands& x, const Gate& gate, Smem& s, in
 #pragma unroll
   for (int quad = 0; quad < 4; quad++) {
     float total[4];
-    make_decays<kGate>(d[quad], total, gate, raw + row_offset(raw_row(kRawZ, 4 * quad)), sum_log2);
+    if constexpr (B::kRawRows)
+      make_decays<B::kGate, typename B::T>(d[quad], total, gate, raw + row_offset(raw_row(kRawZ, 4 * quad)), sum_log2);
+    else make_decays(d[quad], total, gate, quad, sum_log2);
     later[32 * quad] = pack_half4(total[0], total[1], total[2], total[3]);
 #pragma unroll
     for (int c = 0; c < 4; c++) of8[quad >> 1][c] = quad & 1 ? of8[quad >> 1][c] * total[c] : total[c];
@@ -177,7 +181,7 @@ __device__ __forceinline__ void climb(Operands& x, const Gate& gate, Smem& s, in
   for (int half = 0; half < 2; half++)
     later[32 * (4 + half)] = pack_half4(of8[half][0], of8[half][1], of8[half][2], of8[half][3]);
   wait_for_load<0>();
-  norms(s, warp, lane);
+  norms<B>(s, normalize, warp, lane);
   // A lane's rows of a quad have been read by all lanes before operands take their place.
 #pragma unroll
   for (int quad = 0; quad < 4; quad++) {
@@ -185,7 +189,7 @@ __device__ __forceinline__ void climb(Operands& x, const Gate& gate, Smem& s, in
     read_raw(r, quad, raw);
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < 4; i++) make_node(x, 4 * quad + i, s, warp, r.q[i], r.k[i], d[quad].of1[i]);
+    for (int i = 0; i < 4; i++) make_node<typename B::T>(x, 4 * quad + i, s, warp, r.q[i], r.k[i], d[quad].of1[i]);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       store_token<1>(mine, x, 4 * quad + i);

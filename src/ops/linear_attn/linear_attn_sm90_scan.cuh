@@ -165,6 +165,7 @@ __device__ __forceinline__ void to_operand(uint32_t (&a)[n / 2], const float (&d
 }
 
 // R = V^T of one warp: 16 value columns (rows here) x 64 tokens. Tokens beyond the sequence are zero.
+template <class T>
 __device__ __forceinline__ void load_values(float (&r)[32], uint32_t value) {
 #pragma unroll
   for (int j = 0; j < 4; j++) {  // 16 tokens
@@ -172,20 +173,21 @@ __device__ __forceinline__ void load_values(float (&r)[32], uint32_t value) {
     ldmatrix_transposed(v, value + j * 16 * 128);
 #pragma unroll
     for (int x = 0; x < 4; x++) {
-      const float2 f = unpack_bf16(v[x]);
+      const float2 f = unpack<T>(v[x]);
       r[8 * j + 2 * x] = f.x;
       r[8 * j + 2 * x + 1] = f.y;
     }
   }
 }
 
-// O of one warp into the place of the values it has used: scaled, rounded to bf16, token-major again.
+// O of one warp into the place of the values it has used: scaled, rounded, token-major again.
+template <class T>
 __device__ __forceinline__ void put_output(uint32_t fragment, const float (&o)[32], float scale) {
 #pragma unroll
   for (int j = 0; j < 4; j++) {
     uint32_t p[4];
 #pragma unroll
-    for (int x = 0; x < 4; x++) p[x] = pack_bf16(o[8 * j + 2 * x] * scale, o[8 * j + 2 * x + 1] * scale);
+    for (int x = 0; x < 4; x++) p[x] = pack<T>(o[8 * j + 2 * x] * scale, o[8 * j + 2 * x + 1] * scale);
     stmatrix_transposed(fragment + j * 16 * 128, p[0], p[1], p[2], p[3]);
   }
 }
@@ -194,7 +196,7 @@ __device__ __forceinline__ void put_output(uint32_t fragment, const float (&o)[3
 // the ring.
 __device__ __forceinline__ void store_outputs(const ScanArgs& s, uint32_t smem) {
   const int thread = threadIdx.x & 31, row = thread >> 3, piece = thread & 7;
-  const int64_t step_bytes = 4 * s.a.token_stride * 2;
+  const int64_t step_bytes = 4 * s.a.out_stride * 2;
   int32_t* const consumed = s.w.consumed + s.lane * kFlagLine + s.part;
   ValueCursor at;
   for_each_chunk(
@@ -202,7 +204,7 @@ __device__ __forceinline__ void store_outputs(const ScanArgs& s, uint32_t smem) 
       [&](const Piece& w, int c, int step, int) {
         const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
         char* to =
-            static_cast<char*>(s.a.out) + (token * s.a.token_stride + w.head * kDim + s.part * 64) * 2 + piece * 16;
+            static_cast<char*>(s.a.out) + (token * s.a.out_stride + w.head * kDim + s.part * 64) * 2 + piece * 16;
         barrier_wait(written(smem, at.stage), at.phase);
         if (thread == 0) store_relaxed(consumed, step + 1);
 #pragma unroll
@@ -309,7 +311,8 @@ __device__ __forceinline__ void store_state(const ScanArgs& x, const Piece& w, c
   }
 }
 
-// The consumers: the chain of products over every chunk of the lane.
+// The consumers: the chain of products over every chunk of the lane. T: of values and outputs.
+template <class T>
 __device__ __forceinline__ void consume(const ScanArgs& x, uint32_t smem) {
   const int warp = (threadIdx.x & 127) >> 5, thread = threadIdx.x & 31, t2 = (thread & 3) * 2;
   // Each warp's 16 columns of V in a stage are read by it alone, so its outputs may take their place.
@@ -325,7 +328,7 @@ __device__ __forceinline__ void consume(const ScanArgs& x, uint32_t smem) {
     to_operand(s_operand, s);
     if (n_chunks > 0) {
       barrier_wait(values(smem, v.stage), v.phase);
-      load_values(r, fragment + v.stage * kValueBytes);
+      load_values<T>(r, fragment + v.stage * kValueBytes);
     }
 #pragma unroll 1
     for (int c = 0; c < n_chunks; c++) {  // no product stands under a condition: the compiler would wait for each one
@@ -365,14 +368,14 @@ __device__ __forceinline__ void consume(const ScanArgs& x, uint32_t smem) {
       v.advance();
       at.advance();
       if (c + 1 < n_chunks) barrier_wait(values(smem, v.stage), v.phase);
-      load_values(r, fragment + v.stage * kValueBytes);  // after the last chunk: leftovers, never used
+      load_values<T>(r, fragment + v.stage * kValueBytes);  // after the last chunk: leftovers, never used
       wgmma_wait<1>();
       touch(s);
       to_operand(s_operand, s);
       wgmma_wait<0>();
       touch(o);
       if (thread == 0) barrier_arrive_at(read_by_all(smem, 1, record_stage), 1);
-      put_output(fragment + value_stage * kValueBytes, o, x.a.scale);
+      put_output<T>(fragment + value_stage * kValueBytes, o, x.a.scale);
       __syncwarp();
       if (thread == 0) barrier_arrive(written(smem, value_stage));
     }

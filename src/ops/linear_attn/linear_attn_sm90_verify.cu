@@ -279,7 +279,7 @@ size_t kda_verify_sm90_pending_bytes(int n_sequences, int n_heads, int n_tokens)
 }
 
 int kda_verify_sm90(const KdaVerifySm90& a, CUstream_st* stream) noexcept {
-  if (!valid(a.n_sequences, a.n_heads, a.n_tokens)) return cudaErrorInvalidValue;
+  if (!valid(a.n_sequences, a.n_heads, a.n_tokens) || a.gate.gate > KdaGate::lower_bound) return cudaErrorInvalidValue;
   if (a.n_sequences == 0 || a.n_heads == 0) return cudaSuccess;
   return a.gate.gate == KdaGate::softplus ? launch_verify<KdaGate::softplus>(a, stream)
                                           : launch_verify<KdaGate::lower_bound>(a, stream);

@@ -1,0 +1,30 @@
+// kda_sm90 prefill of bf16 inputs with options (KdaPrefillSm90), each kind of gate: prep's kernel and the persistent one.
+// prep_kernel: registers 168, spills 8, stack 8.
+// prefill_kernel: registers 128, spills 208, stack 48.
+#include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
+#include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
+
+namespace linnet::ops::sm90 {
+namespace {
+
+template <class B>
+__global__ void __launch_bounds__(prep::kThreads, prep::kWorkgroupsPerSm)
+    prep_kernel(const __grid_constant__ KdaPrefillSm90 a, Record* records, unsigned n_sms) {
+  extern __shared__ __align__(128) char prep_bytes[];
+  prep::prepare_one<B>(a, records, n_sms, *reinterpret_cast<prep::Smem*>(prep_bytes));
+}
+
+template <class B>
+__global__ void __cluster_dims__(kParts, 1, 1) __launch_bounds__(kThreads, 1)
+    prefill_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, int n_slots, int n_wanted) {
+  extern __shared__ __align__(1024) char smem_bytes[];
+  prefill<B>(a, w, n_slots, n_wanted, smem_bytes);
+}
+
+}  // namespace
+
+Kernels bf16_kernels(KdaGate gate) {
+  return build_of<__nv_bfloat16>(gate, []<class B>(B) -> Kernels { return {prep_kernel<B>, prefill_kernel<B>}; });
+}
+
+}  // namespace linnet::ops::sm90
