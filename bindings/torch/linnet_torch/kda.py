@@ -1,7 +1,7 @@
 """chunk_kda and fused_recurrent_kda with FLA's signatures and meanings, forward only.
 
-Two kernels stand behind them. The prefill kernel works in chunks and takes what the layer of a Kimi Linear model passes: bf16, heads of 128,
-raw gate, raw beta, norm of q and k inside. The recurrent kernel takes every other option, token after token. What neither takes
+Two kernels stand behind them. The prefill kernel works in chunks and takes bf16 and f16 and heads of 128, with all options of norms, gates,
+write strengths and grouped heads. The recurrent kernel takes every other width and f32, token after token. What neither takes
 raises NotImplementedError with the reason; nothing is approximated.
 """
 
@@ -34,18 +34,14 @@ def _common_refusal(q, k, v, g, beta, initial_state, cu_seqlens):
     return None
 
 
-def prefill_refusal(
-    q, v, beta, *, scale, use_qk_l2norm_in_kernel, use_gate_in_kernel, use_beta_sigmoid_in_kernel, allow_neg_eigval, g, dt_bias
-):  # fmt: skip
+def prefill_refusal(q, v, g, *, scale, use_gate_in_kernel):
     """None, or why the prefill kernel cannot take the call."""
-    if q.dtype != torch.bfloat16 or g.dtype != torch.bfloat16 or beta.dtype != torch.bfloat16:
-        return f"expected bfloat16, got q {q.dtype}, g {g.dtype}, beta {beta.dtype}"
+    if q.dtype not in operators.PREFILL_TYPES:
+        return f"expected bfloat16 or float16, got {q.dtype}"
+    if use_gate_in_kernel and g.dtype != q.dtype:
+        return f"expected the raw gate in the type of q, {q.dtype}, got {g.dtype}"
     if q.shape[3] != operators.DIM or v.shape[3] != operators.DIM:
         return f"expected heads of {operators.DIM}, got {q.shape[3]} and {v.shape[3]}"
-    if q.shape[2] != v.shape[2]:
-        return f"expected as many key as value heads, got {q.shape[2]} and {v.shape[2]}"
-    if not use_qk_l2norm_in_kernel or not use_gate_in_kernel or not use_beta_sigmoid_in_kernel or allow_neg_eigval:
-        return "expected use_qk_l2norm_in_kernel, use_gate_in_kernel, use_beta_sigmoid_in_kernel and not allow_neg_eigval"
     if not 2.0**-10 <= scale <= 2.0**10:
         return f"scale: expected 2^-10 to 2^10, got {scale}"
     return None
@@ -57,6 +53,12 @@ def _dense(x):
         return None
     x = x.contiguous()
     return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
+def _rows(*tensors):
+    """Tensors [B, T, H, width] as the prefill kernel reads them, with one stride: where they lie, or else dense copies."""
+    strides = {operators.token_stride(x) for x in tensors}
+    return tensors if len(strides) == 1 and None not in strides else tuple(_dense(x) for x in tensors)
 
 
 def _gate_parameters(use_gate, a_log, dt_bias, n_heads, k_dim, device, both):
@@ -117,11 +119,7 @@ def chunk_refusal(
     if allow_neg_eigval and not use_beta_sigmoid_in_kernel:
         return "expected use_beta_sigmoid_in_kernel with allow_neg_eigval"
     if max_recurrent_tokens is not None and q.shape[1] > max_recurrent_tokens:
-        return prefill_refusal(
-            q, v, beta, scale=q.shape[3] ** -0.5 if scale is None else scale, g=g, dt_bias=dt_bias,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel, use_gate_in_kernel=use_gate_in_kernel,
-            use_beta_sigmoid_in_kernel=use_beta_sigmoid_in_kernel, allow_neg_eigval=allow_neg_eigval,
-        )  # fmt: skip
+        return prefill_refusal(q, v, g, scale=q.shape[3] ** -0.5 if scale is None else scale, use_gate_in_kernel=use_gate_in_kernel)
     return None
 
 
@@ -141,23 +139,22 @@ def chunk_kda(
         raise NotImplementedError(f"linnet_torch.chunk_kda: {reason}")
     a_log, dt_bias = kwargs.get("A_log"), kwargs.get("dt_bias")
     scale = q.shape[3] ** -0.5 if scale is None else float(scale)
-    options = {
-        "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel,
-        "use_gate_in_kernel": use_gate_in_kernel,
-        "use_beta_sigmoid_in_kernel": use_beta_sigmoid_in_kernel,
-        "allow_neg_eigval": allow_neg_eigval,
-    }
-    if prefill_refusal(q, v, beta, scale=scale, g=g, dt_bias=dt_bias, **options):
+    if prefill_refusal(q, v, g, scale=scale, use_gate_in_kernel=use_gate_in_kernel):
         return _recurrent(
             q, k, v, g, beta, a_log, dt_bias, scale, initial_state, output_final_state, use_qk_l2norm_in_kernel, use_gate_in_kernel,
             use_beta_sigmoid_in_kernel, allow_neg_eigval, lower_bound, state_v_first, cu_seqlens,
         )  # fmt: skip
-    a_log, dt_bias = _gate_parameters(True, a_log, dt_bias, v.shape[2], q.shape[3], q.device, both=True)
+    a_log, dt_bias = _gate_parameters(use_gate_in_kernel, a_log, dt_bias, v.shape[2], q.shape[3], q.device, both=True)
+    g = g if use_gate_in_kernel else g.float()
+    beta_logits = use_beta_sigmoid_in_kernel and not allow_neg_eigval and beta.dtype == q.dtype
+    if not beta_logits:
+        beta = beta.float()
+        beta = (2.0 if allow_neg_eigval else 1.0) * torch.sigmoid(beta) if use_beta_sigmoid_in_kernel else beta
     if state_v_first and initial_state is not None:
         initial_state = initial_state.transpose(-1, -2)
     out, final = torch.ops.linnet.kda_prefill(
-        _dense(q), _dense(k), _dense(v), _dense(g), _dense(beta), a_log, dt_bias, _dense(initial_state), cu_seqlens, scale, lower_bound,
-        output_final_state,
+        *_rows(q, k), *_rows(v), *_rows(g), _dense(beta), a_log, dt_bias, _dense(initial_state), cu_seqlens, scale,
+        lower_bound if use_gate_in_kernel else None, output_final_state, use_qk_l2norm_in_kernel, use_gate_in_kernel, beta_logits,
     )  # fmt: skip
     if not output_final_state:
         return out, None

@@ -37,6 +37,13 @@ class PrefillArgs(Structure):
         ("state_out", c_void_p),
         ("scale", c_float),
         ("gate", GateArgs),
+        ("beta_value", c_void_p),
+        ("qk_stride", c_int64),
+        ("z_stride", c_int64),
+        ("out_stride", c_int64),
+        ("n_qk_heads", c_int32),
+        ("normalize_qk", c_bool),
+        ("input", c_uint8),
     ]
 
 

@@ -80,37 +80,78 @@ def _range(start, end, step, device):
 
 # ---- prefill
 
+PREFILL_TYPES = {torch.bfloat16: 0, torch.float16: 1}
+PREFILL_GATES = {"softplus": 0, "lower_bound": 1, "log_decay": 2, "head_softplus": 3, "head_log_decay": 4}
+
+
+def token_stride(x):
+    """Elements between tokens of x [B, T, H, width] if the kernels can read it where it lies: heads dense, tokens at one stride, aligned to
+    16 bytes. Else None."""
+    n_rows, n_tokens, n_heads, width = x.shape
+    if (width > 1 and x.stride(3) != 1) or (n_heads > 1 and x.stride(2) != width) or x.data_ptr() % 16:
+        return None
+    stride = x.stride(1) if n_tokens > 1 else x.stride(0) if n_rows > 1 else n_heads * width
+    if n_rows > 1 and x.stride(0) != n_tokens * stride:
+        return None
+    return stride if stride >= n_heads * width and stride * x.element_size() % 16 == 0 else None
+
+
+def _stride_of(name, x, shape, dtype):
+    expect(x.shape == shape, f"{name}: expected {list(shape)}", list(x.shape))
+    expect(x.dtype == dtype, f"{name}: expected {dtype}", x.dtype)
+    stride = token_stride(x)
+    expect(stride is not None, f"{name}: expected contiguous heads at one stride, aligned to 16 bytes", x.stride())
+    return stride
+
 
 @define(
-    "kda_prefill(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor a_log, Tensor dt_bias, Tensor? state, Tensor? cu_seqlens, "
-    "float scale, float? lower_bound, bool output_state) -> (Tensor, Tensor)"
+    "kda_prefill(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? a_log, Tensor? dt_bias, Tensor? state, Tensor? cu_seqlens, "
+    "float scale, float? lower_bound, bool output_state, bool normalize=True, bool raw_gate=True, bool beta_logits=True) -> (Tensor, Tensor)"
 )
-def kda_prefill(q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state):
-    """q, k, v, g [B, T, H, 128] bf16 raw, beta [B, T, H] bf16 logits, a_log [H], dt_bias [H * 128], state [B, H, 128, 128] f32. Returns
-    the output and the final state (without output_state: no elements)."""
-    n_rows, n_tokens, n_heads, _ = q.shape
-    for name, x in (("q", q), ("k", k), ("v", v), ("g", g)):
-        check(name, x, (n_rows, n_tokens, n_heads, DIM), torch.bfloat16)
-    check("beta", beta, (n_rows, n_tokens, n_heads), torch.bfloat16)
-    check("a_log", a_log, (n_heads,), torch.float32)
-    check("dt_bias", dt_bias, (n_heads * DIM,), torch.float32)
+def kda_prefill(
+    q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize=True, raw_gate=True, beta_logits=True
+):  # fmt: skip
+    """q, k [B, T, Hk, 128], v [B, T, H, 128] bf16 or f16; g [B, T, H, 128], or [B, T, H] for all channels of a head, raw in their type or log
+    decays in f32; beta [B, T, H], logits in their type or values in f32; a_log [H], dt_bias [H * 128] or [H] with a raw gate; state
+    [B, H, 128, 128] f32. q, k, v and g may lie in wider matrices. Returns the output and the final state (without output_state: no elements)."""
+    n_rows, n_tokens, n_qk_heads, _ = q.shape
+    n_heads, head_gate = v.shape[2], g.ndim == 3
+    expect(q.dtype in PREFILL_TYPES, "q: expected bfloat16 or float16", q.dtype)
+    expect(n_qk_heads > 0 and n_heads % n_qk_heads == 0, f"value heads: expected a multiple of {n_qk_heads}", n_heads)
+    qk_stride = _stride_of("q", q, (n_rows, n_tokens, n_qk_heads, DIM), q.dtype)
+    expect(_stride_of("k", k, q.shape, q.dtype) == qk_stride, "k: expected the strides of q", k.stride())
+    stride = _stride_of("v", v, (n_rows, n_tokens, n_heads, DIM), q.dtype)
+    g_dtype, z_stride = q.dtype if raw_gate else torch.float32, 0
+    if head_gate:
+        check("g", g, (n_rows, n_tokens, n_heads), g_dtype)
+        expect(lower_bound is None, "lower_bound: expected none with a gate of a head", lower_bound)
+    else:
+        z_stride = _stride_of("g", g, v.shape, g_dtype)
+    check("beta", beta, (n_rows, n_tokens, n_heads), q.dtype if beta_logits else torch.float32)
+    expect(not raw_gate or (a_log is not None and dt_bias is not None), "a_log, dt_bias: expected with a raw gate")
+    if raw_gate:
+        check("a_log", a_log, (n_heads,), torch.float32)
+        check("dt_bias", dt_bias, (n_heads if head_gate else n_heads * DIM,), torch.float32)
     expect(2.0**-10 <= scale <= 2.0**10, "scale: expected 2^-10 to 2^10", scale)
     starts = starts_of(q, cu_seqlens)
     n_sequences = starts.numel() - 1
-    out = torch.empty_like(v)
+    out = v.new_empty(v.shape)
     slots = _range(0, n_sequences, 1, q.device)
     if state is not None:
         check("state", state, (n_sequences, n_heads, DIM, DIM), torch.float32)
     final = state
     if output_state:
         final = q.new_empty((n_sequences, n_heads, DIM, DIM), dtype=torch.float32) if state is None else state.clone()
+    gate = "lower_bound" if raw_gate and lower_bound is not None else ("head_" if head_gate else "") + ("softplus" if raw_gate else "log_decay")
     args = module.PrefillArgs(
-        q=q.data_ptr(), k=k.data_ptr(), v=v.data_ptr(), z=g.data_ptr(), beta=beta.data_ptr(), out=out.data_ptr(),
-        token_stride=n_heads * DIM, seq_start=starts.data_ptr(), seq_start_is_64=starts.dtype == torch.int64,
+        q=q.data_ptr(), k=k.data_ptr(), v=v.data_ptr(), z=g.data_ptr(), beta=beta.data_ptr() if beta_logits else None, out=out.data_ptr(),
+        token_stride=stride, seq_start=starts.data_ptr(), seq_start_is_64=starts.dtype == torch.int64,
         n_sequences=n_sequences, n_heads=n_heads, n_tokens=n_rows * n_tokens,
         state=pointer(final), state_in=pointer(slots if state is not None else None),
         state_out=pointer(slots if output_state else None), scale=scale,
-        gate=module.GateArgs(a_log.data_ptr(), dt_bias.data_ptr(), int(lower_bound is not None), lower_bound or 0.0),
+        gate=module.GateArgs(pointer(a_log), pointer(dt_bias), PREFILL_GATES[gate], lower_bound or 0.0),
+        beta_value=None if beta_logits else beta.data_ptr(), qk_stride=qk_stride, z_stride=z_stride, out_stride=n_heads * DIM,
+        n_qk_heads=n_qk_heads, normalize_qk=normalize, input=PREFILL_TYPES[q.dtype],
     )  # fmt: skip
     if out.numel() or n_sequences:
         enqueue("kda_prefill_sm90", args, q.device)
@@ -128,10 +169,10 @@ def starts_of(q, cu_seqlens):
 
 
 @torch.library.register_fake("linnet::kda_prefill", lib=library)
-def _(q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state):
+def _(q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize=True, raw_gate=True, beta_logits=True):
     n_sequences = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     shape = (n_sequences, v.shape[2], q.shape[3], v.shape[3]) if output_state else (0,)
-    return torch.empty_like(v), q.new_empty(shape, dtype=torch.float32)
+    return v.new_empty(v.shape), q.new_empty(shape, dtype=torch.float32)
 
 
 # ---- the plain recurrence

@@ -66,6 +66,52 @@ def test_recurrent(ragged):
     close(s, final, 1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("qk_heads", [1, 4])
+@pytest.mark.parametrize("raw_gate", [False, True])
+@pytest.mark.parametrize("normalize,sigmoid,negative", [(True, False, False), (False, True, True)])
+def test_chunk_options(dtype, qk_heads, raw_gate, normalize, sigmoid, negative):
+    """What the prefill kernel takes beside the layer's call, against the recurrent kernel in f32, all as slices of one matrix."""
+    x, state = cases.make_inputs(["trained", "weak", "strong", "mixed"], sum(LENGTHS)), cases.make_state(len(LENGTHS), 4)
+    q, k, v, g, beta = (x[n].float() for n in ("q", "k", "v", "g", "beta"))
+    q, k = q[:, :, :qk_heads], k[:, :, :qk_heads]
+    if not normalize:
+        q, k = (factor * torch.nn.functional.normalize(t, dim=-1) for factor, t in ((3.0, q), (0.8, k)))
+    beta = beta if sigmoid else torch.sigmoid(beta)
+    gate = {"A_log": x["A_log"], "dt_bias": x["dt_bias"]} if raw_gate else {}
+    if not raw_gate:
+        g = cases.log_decay(g, x["A_log"], x["dt_bias"], None).float()
+        g[0, 70, 1], g[0, 90, 2, ::3] = 0, -1000
+    widths = [t.shape[2] * 128 for t in (q, k, v)]
+    q, k, v = torch.cat([t.flatten(2) for t in (q, k, v)], -1).to(dtype).split(widths, -1)
+    q, k, v = (t.unflatten(-1, (-1, 128)) for t in (q, k, v))
+    g = g.to(dtype) if raw_gate else g
+    options = {
+        "initial_state": state, "output_final_state": True, "use_qk_l2norm_in_kernel": normalize, "use_gate_in_kernel": raw_gate,
+        "use_beta_sigmoid_in_kernel": sigmoid, "allow_neg_eigval": negative, "cu_seqlens": starts(LENGTHS), **gate,
+    }  # fmt: skip
+    o, s = linnet_torch.chunk_kda(q, k, v, g, beta, **options)
+    out, final = linnet_torch.fused_recurrent_kda(q.float(), k.float(), v.float(), g.float(), beta, **options)
+    assert o.dtype == dtype
+    close(o, out.double(), 3e-3)
+    close(s, final.double(), 1e-3)
+
+
+@pytest.mark.parametrize("raw_gate", [False, True])
+def test_gates_of_heads(raw_gate):
+    """One gate for all channels is that gate in every channel."""
+    x = cases.make_inputs(["trained"] * 4, 300)
+    g = x["g"][..., 0].contiguous() if raw_gate else -torch.rand(1, 300, 4, device="cuda")
+    gate = (x["A_log"], x["dt_bias"].view(4, 128)[:, 0].contiguous()) if raw_gate else (None, None)
+    wide = (x["A_log"], gate[1].repeat_interleave(128)) if raw_gate else (None, None)
+
+    def call(g, gate):
+        return OPS.kda_prefill(x["q"], x["k"], x["v"], g, x["beta"], *gate, None, None, 128**-0.5, None, True, True, raw_gate)
+
+    for a, b in zip(call(g, gate), call(g.unsqueeze(-1).expand(-1, -1, -1, 128).contiguous(), wide)):
+        close(a, b.double(), 1e-3 if a.dtype == torch.float32 else 4e-3)
+
+
 def test_batch_equals_packed():
     x = cases.make_inputs(["trained"] * 2, 3 * 100)
     batched = {n: t.view(3, 100, *t.shape[2:]) if t.ndim > 1 else t for n, t in x.items()}

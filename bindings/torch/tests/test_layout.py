@@ -102,7 +102,9 @@ def test_constants():
     recurrent = (SOURCE / "ops/linear_attn/linear_attn_sm90_recurrent.h").read_text()
     assert "enum class KdaType : int32_t { f32, f16, bf16 };" in recurrent
     assert "enum class KdaRecurrentGate : int32_t { log_decay, softplus, lower_bound };" in recurrent
-    assert "enum class KdaGate : uint8_t { softplus, lower_bound }" in (SOURCE / "ops/linear_attn/linear_attn_sm90.h").read_text()
+    prefill = (SOURCE / "ops/linear_attn/linear_attn_sm90.h").read_text()
+    assert "enum class KdaGate : uint8_t { softplus, lower_bound, log_decay, head_softplus, head_log_decay };" in prefill
+    assert "enum class KdaInput : uint8_t { bf16, f16 };" in prefill
 
 
 def test_library_where_one_is_built():

@@ -77,14 +77,30 @@ def recurrent_stand_in(a):
 
 
 def prefill_stand_in(a):
-    width = a.n_heads * operators.DIM
-    assert a.token_stride == width
+    heads, qk_heads, dim, n = a.n_heads, a.n_qk_heads, operators.DIM, a.n_tokens
+    type_ = {0: 2, 1: 1}[a.input]
+    gate = ("softplus", "lower_bound", "log_decay", "head_softplus", "head_log_decay")[a.gate.gate]  # of linnet::ops::KdaGate
+    g_type = 0 if gate.endswith("log_decay") else type_
+    assert a.out_stride == heads * dim and a.qk_stride >= qk_heads * dim
+
+    def dense(pointer, n_heads, stride, type_):
+        return memory(pointer, (n - 1) * stride + n_heads * dim, type_).as_strided((n, n_heads, dim), (stride, dim, 1)).clone()
+
+    q, k = dense(a.q, qk_heads, a.qk_stride, type_), dense(a.k, qk_heads, a.qk_stride, type_)
+    v = dense(a.v, heads, a.token_stride, type_)
+    bias = memory(a.gate.dt_bias, heads * (1 if gate.startswith("head") else dim)) if a.gate.dt_bias else None
+    if gate.startswith("head"):
+        g = memory(a.z, n * heads, g_type).view(n, heads, 1).expand(n, heads, dim).contiguous()
+        bias = bias if bias is None else bias.view(heads, 1).expand(heads, dim).contiguous()
+    else:
+        g = dense(a.z, heads, a.z_stride, g_type)
     r = module.RecurrentArgs(
-        q=a.q, k=a.k, v=a.v, g=a.z, beta=a.beta, out=a.out, a_log=a.gate.a_log, dt_bias=a.gate.dt_bias, seq_start=a.seq_start,
-        state_in=a.state if a.state_in else None, state_out=a.state if a.state_out else None, n_sequences=a.n_sequences,
-        n_qk_heads=a.n_heads, n_heads=a.n_heads, k_dim=operators.DIM, v_dim=operators.DIM, type=2, g_type=2, beta_type=2,
-        gate=1 + a.gate.gate, scale=a.scale, lower_bound=a.gate.lower_bound, normalize=1, beta_logits=1, beta_max=1.0,
-        seq_start_is_64=a.seq_start_is_64,
+        q=q.data_ptr(), k=k.data_ptr(), v=v.data_ptr(), g=g.data_ptr(), beta=a.beta_value or a.beta, out=a.out, a_log=a.gate.a_log,
+        dt_bias=operators.pointer(bias), seq_start=a.seq_start, state_in=a.state if a.state_in else None,
+        state_out=a.state if a.state_out else None, n_sequences=a.n_sequences, n_qk_heads=qk_heads, n_heads=heads, k_dim=dim, v_dim=dim,
+        type=type_, g_type=g_type, beta_type=0 if a.beta_value else type_,
+        gate={"softplus": 1, "lower_bound": 2, "log_decay": 0}[gate.removeprefix("head_")], scale=a.scale, lower_bound=a.gate.lower_bound,
+        normalize=a.normalize_qk, beta_logits=not a.beta_value, beta_max=1.0, seq_start_is_64=a.seq_start_is_64,
     )  # fmt: skip
     for slots in (a.state_in, a.state_out):  # the binding uses states in order
         assert not slots or starts_of(slots, a.n_sequences, False) == list(range(a.n_sequences))
@@ -181,10 +197,60 @@ def test_recurrent_options(enqueued, dtype, k_dim, v_dim, qk_heads, sigmoid, neg
     close(final, wanted_final, 1e-6)
 
 
-def test_chunk_without_the_layers_options_recurs(enqueued):
-    q, k, v, g, beta = draw(6, 2, 2, 128, 128, torch.float16)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("qk_heads", [1, 2])
+@pytest.mark.parametrize("raw_gate,bound", [(True, None), (True, -5.0), (False, None)])
+@pytest.mark.parametrize("normalize,sigmoid,negative", [(True, False, False), (False, True, False), (False, True, True)])
+@pytest.mark.parametrize("fused", [False, True])
+def test_chunk_options_in_the_prefill_kernel(enqueued, dtype, qk_heads, raw_gate, bound, normalize, sigmoid, negative, fused):
+    q, k, v, g, beta = draw(6, qk_heads, 2, 128, 128, dtype)
+    if not normalize:
+        q, k = 3 * unit(q.float()).to(dtype), 0.8 * unit(k.float()).to(dtype)
+    if not raw_gate:
+        g = -torch.nn.functional.softplus(g.float())
+        g[0, 2, 1, 5], g[0, 3, 0] = -1000, 0
+        g = g.to(dtype) if fused else g
+    beta = beta if sigmoid else torch.sigmoid(beta)
+    a_log, dt_bias, state = torch.randn(2), torch.randn(256), torch.randn(2, 2, 128, 128)
+    if fused:  # as slices of one projection
+        q, k, v = torch.cat([x.flatten(2) for x in (q, k, v)], -1).split([qk_heads * 128, qk_heads * 128, 256], -1)
+        q, k, v = q.unflatten(-1, (qk_heads, 128)), k.unflatten(-1, (qk_heads, 128)), v.unflatten(-1, (2, 128))
+    out, final = linnet_torch.chunk_kda(
+        q, k, v, g, beta, A_log=a_log if raw_gate else None, dt_bias=dt_bias if raw_gate else None, scale=0.3, initial_state=state,
+        output_final_state=True, use_qk_l2norm_in_kernel=normalize, use_gate_in_kernel=raw_gate, lower_bound=bound,
+        use_beta_sigmoid_in_kernel=sigmoid, allow_neg_eigval=negative, cu_seqlens=torch.tensor([0, 2, 6], dtype=torch.int32),
+    )  # fmt: skip
+    assert enqueued == ["kda_prefill_sm90"] and out.is_contiguous() and out.dtype == dtype
+    q, k, v, g, beta = (x[0].double() for x in (q, k, v, g, beta))
+    if raw_gate:
+        gate = operators.SOFTPLUS if bound is None else operators.LOWER_BOUND
+        g = torch.log(decay_of(g, gate, torch.exp(a_log.double().view(2, 1)), dt_bias.double().view(2, 128), bound))
+    beta = (2 if negative else 1) * torch.sigmoid(beta) if sigmoid else beta
+    q, k = (unit(q), unit(k)) if normalize else (q, k)
+    wanted, wanted_final = definition(q, k, v, g, beta, 0.3, state, [2, 4])
+    close(out[0], wanted, {torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype])
+    close(final, wanted_final, 1e-6)
+
+
+@pytest.mark.parametrize("raw_gate", [True, False])
+def test_prefill_with_gates_of_heads(enqueued, raw_gate):
+    q, k, v, _, beta = draw(6, 1, 2, 128, 128, torch.bfloat16)
+    g = torch.randn(1, 6, 2).bfloat16() if raw_gate else -torch.rand(1, 6, 2)
+    a_log, dt_bias, state = torch.randn(2), torch.randn(2), torch.randn(1, 2, 128, 128)
+    gate = (a_log, dt_bias) if raw_gate else (None, None)
+    out, final = torch.ops.linnet.kda_prefill(q, k, v, g, beta, *gate, state, None, 0.3, None, True, True, raw_gate)
+    q, k, v, g, beta = (x[0].double() for x in (q, k, v, g, beta))
+    log = -torch.exp(a_log.double()) * torch.nn.functional.softplus(g + dt_bias) if raw_gate else g
+    wanted, wanted_final = definition(unit(q), unit(k), v, log.unsqueeze(-1).expand(-1, -1, 128), torch.sigmoid(beta), 0.3, state, [6])
+    close(out[0], wanted, 8e-3)
+    close(final, wanted_final, 1e-6)
+
+
+@pytest.mark.parametrize("dtype,width", [(torch.float32, 128), (torch.float16, 64)])
+def test_chunk_of_other_widths_and_types_recurs(enqueued, dtype, width):
+    q, k, v, g, beta = draw(6, 2, 2, width, 128, dtype)
     out, final = linnet_torch.chunk_kda(q, k, v, -torch.abs(g.float()), torch.sigmoid(beta))
-    assert enqueued == ["kda_recurrent_sm90"] and final is None and out.dtype == torch.float16
+    assert enqueued == ["kda_recurrent_sm90"] and final is None and out.dtype == dtype
 
 
 def test_gradients_are_refused(enqueued):
@@ -203,12 +269,12 @@ def test_gradients_are_refused(enqueued):
         ({"use_gate_in_kernel": True}, "A_log"),
         ({"use_gate_in_kernel": True, "safe_gate": True, "lower_bound": -6.0}, "lower_bound"),
         ({"allow_neg_eigval": True}, "allow_neg_eigval"),
-        ({"initial_state": torch.zeros(1, 2, 128, 128, dtype=torch.float64)}, "float32"),
-        ({"max_recurrent_tokens": 5}, "expected use_qk_l2norm_in_kernel"),
+        ({"initial_state": torch.zeros(1, 2, 64, 128, dtype=torch.float64)}, "float32"),
+        ({"max_recurrent_tokens": 5}, "expected heads of 128"),
     ],
 )
 def test_refusals(change, message):
-    x = draw(6, 2, 2, 128, 128, torch.bfloat16)
+    x = draw(6, 2, 2, 64, 128, torch.bfloat16)
     assert message in kda.chunk_refusal(*x, **change)
     assert kda.chunk_refusal(*x) is None
 
@@ -222,6 +288,16 @@ def test_operator_checks():
         torch.ops.linnet.kda_prefill(q, k, v, g, beta, a_log, a_log, None, None, 1.0, None, False)
     with pytest.raises(ValueError, match="scale"):
         torch.ops.linnet.kda_prefill(q, k, v, g, beta, a_log, dt_bias, None, None, 2000.0, None, False)
+    with pytest.raises(ValueError, match="a_log, dt_bias"):
+        torch.ops.linnet.kda_prefill(q, k, v, g, beta, None, None, None, None, 1.0, None, False)
+    with pytest.raises(ValueError, match="g: expected torch.float32"):
+        torch.ops.linnet.kda_prefill(q, k, v, g, beta, None, None, None, None, 1.0, None, False, True, False)
+    with pytest.raises(ValueError, match="beta: expected torch.float32"):
+        torch.ops.linnet.kda_prefill(q, k, v, g, beta, a_log, dt_bias, None, None, 1.0, None, False, True, True, False)
+    with pytest.raises(ValueError, match="multiple of 2"):
+        torch.ops.linnet.kda_prefill(q, k, v[:, :, :1], g, beta, a_log, dt_bias, None, None, 1.0, None, False)
+    with pytest.raises(ValueError, match="gate of a head"):
+        torch.ops.linnet.kda_prefill(q, k, v, beta, beta, a_log, dt_bias, None, None, 1.0, -5.0, False)
 
 
 def test_shapes_under_compilation():
