@@ -44,6 +44,9 @@ class PrefillArgs(Structure):
         ("n_qk_heads", c_int32),
         ("normalize_qk", c_bool),
         ("input", c_uint8),
+        ("state_type", c_uint8),
+        ("state_v_first", c_bool),
+        ("checkpoints", c_void_p),
     ]
 
 

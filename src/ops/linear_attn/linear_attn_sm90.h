@@ -36,6 +36,9 @@ struct KdaGateArgs {
   float lower_bound = -5;  // read only with KdaGate::lower_bound
 };
 
+// How a pool holds states: f32, or bf16 rounded to nearest even where a sequence's state is written (inside a call it is f32).
+enum class KdaStateType : uint8_t { f32, bf16 };
+
 struct KdaPrefillSm90 {
   const void* q;  // [N, H, 128] bf16 (as k, v, z, out), token stride below
   const void* k;
@@ -49,7 +52,7 @@ struct KdaPrefillSm90 {
   bool seq_start_is_64;
   int n_sequences, n_heads;
   int64_t n_tokens;          // N, known to the host; the lengths are not
-  float* state;              // pool [slots, H, 128 (Dk), 128 (Dv)] f32
+  void* state;               // pool [slots, H, 128 (Dk), 128 (Dv)] f32, or as state_type and state_v_first say
   const int32_t* state_in;   // [B] slots read before the first token; negative or null: zero state
   const int32_t* state_out;  // [B] slots written after the last token; negative or null: not written
   float scale;               // usually 128^-1/2; within [2^-10, 2^10]
@@ -62,6 +65,13 @@ struct KdaPrefillSm90 {
   int n_qk_heads = 0;                 // divides n_heads: head h has q and k of h / (n_heads / n_qk_heads); 0: n_heads
   bool normalize_qk = true;           // false: q and k as they are; norms at most 128, and of k about 1 to be stable
   KdaInput input = KdaInput::bf16;    // type of q, k, v, z, beta and out, but for those that are f32
+  KdaStateType state_type = KdaStateType::f32;
+  bool state_v_first = false;  // the pool is [slots, H, 128 (Dv), 128 (Dk)]
+  // The state after every 64 tokens of a sequence and after its last one, or null: a pool of its own, f32 whatever state_type says, laid out
+  // as state_v_first says, [seq_start[B] / 64 + B, H, 128, 128]. Tokens 64 i .. 64 i + 63 of sequence s have slot seq_start[s] / 64 + s + i;
+  // slots that no tokens have are not written. It may be `state` of a later call (with KdaStateType::f32), which goes on with the bits of one
+  // call. Must not overlap `state`.
+  float* checkpoints = nullptr;
 };
 
 // Bytes of scratch for a prefill of n_tokens in n_sequences; 128-byte aligned memory.

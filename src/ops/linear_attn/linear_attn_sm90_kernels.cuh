@@ -17,6 +17,12 @@ PrepKernel plain_prep_kernel(KdaGate gate);        // linear_attn_sm90_prep.cu: 
 PrefillKernel plain_prefill_kernel(KdaGate gate);  // linear_attn_sm90_prefill.cu
 Kernels bf16_kernels(KdaGate gate);                // linear_attn_sm90_prefill_bf16.cu: with options, all gates
 Kernels f16_kernels(KdaGate gate);                 // linear_attn_sm90_prefill_f16.cu
+// States in other layouts than the plain pool's, or checkpoints: linear_attn_sm90_prefill_states.cu. Plain builds alone.
+PrefillKernel states_kernel(const KdaPrefillSm90& args);
+
+// Prep before it where in turn, then the grid. n_lanes: clusters that scan; 0: a good number.
+cudaError_t launch_grid(PrefillKernel kernel, const KdaPrefillSm90& args, void* workspace, Schedule schedule,
+                        int n_lanes, cudaStream_t stream);
 
 inline KdaPrefillSm90 with_defaults(KdaPrefillSm90 a) {
   if (a.n_qk_heads == 0) a.n_qk_heads = a.n_heads;
@@ -30,11 +36,19 @@ inline bool is_valid(const KdaPrefillSm90& a) {
   const int64_t z_unit = a.gate.gate == KdaGate::log_decay ? 4 : 8;
   const bool heads = a.n_qk_heads > 0 && a.n_heads % a.n_qk_heads == 0;
   return heads && a.gate.gate <= KdaGate::head_log_decay && a.token_stride % 8 == 0 && a.qk_stride % 8 == 0 &&
-         a.z_stride % z_unit == 0 && a.out_stride % 8 == 0;
+         a.z_stride % z_unit == 0 && a.out_stride % 8 == 0 && a.input <= KdaInput::f16 &&
+         a.state_type <= KdaStateType::bf16;
 }
 inline bool is_plain(const KdaPrefillSm90& a) {
   return a.gate.gate <= KdaGate::lower_bound && a.input == KdaInput::bf16 && !a.beta_value && a.normalize_qk &&
          a.n_qk_heads == a.n_heads && a.qk_stride == a.token_stride && a.z_stride == a.token_stride;
+}
+inline bool has_plain_states(const KdaPrefillSm90& a) {
+  return a.state_type == KdaStateType::f32 && !a.state_v_first && !a.checkpoints;
+}
+inline cudaError_t refusal(const KdaPrefillSm90& a) {
+  if (!is_valid(a)) return cudaErrorInvalidValue;
+  return is_plain(a) || has_plain_states(a) ? cudaSuccess : cudaErrorNotSupported;
 }
 inline Kernels kernels_of(const KdaPrefillSm90& a) {
   if (is_plain(a)) return {plain_prep_kernel(a.gate.gate), plain_prefill_kernel(a.gate.gate)};

@@ -1,9 +1,7 @@
-// kda_sm90 prefill: the launches, and the plain builds of the kernel of linear_attn_sm90_prefill.cuh.
+// kda_sm90 prefill: the launches, and the plain builds of the grid of linear_attn_sm90_prefill.cuh.
 // Registers 128, spills 200, stack 40: at the launch; then consumers 240, their CTA's other warps 88, workgroups 160, managers 32. Most
 //         of the spills are the managers', 40 instructions are in prep.
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
-
-#include <algorithm>
 
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
 
@@ -11,10 +9,9 @@ namespace linnet::ops::sm90 {
 namespace {
 
 template <class B>
-__global__ void __cluster_dims__(kParts, 1, 1) __launch_bounds__(kThreads, 1)
+__global__ void __cluster_dims__(kParts, 1, 1) __launch_bounds__(kPrefillThreads, 1)
     prefill_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, int n_slots, int n_wanted) {
-  extern __shared__ __align__(1024) char smem_bytes[];
-  prefill<B>(a, w, n_slots, n_wanted, smem_bytes);
+  run_prefill<B, ScanArgs>(a, w, n_slots, n_wanted);
 }
 
 }  // namespace
@@ -27,11 +24,17 @@ PrefillKernel plain_prefill_kernel(KdaGate gate) {
 cudaError_t launch_prefill(const KdaPrefillSm90& args, void* workspace, Schedule schedule, int n_lanes,
                            cudaStream_t stream) {
   const KdaPrefillSm90 a = with_defaults(args);
-  if (!is_valid(a)) return cudaErrorInvalidValue;
-  const PrefillKernel kernel = kernels_of(a).prefill;
+  if (const cudaError_t e = refusal(a)) return e;
+  const PrefillKernel kernel = has_plain_states(a) ? kernels_of(a).prefill : states_kernel(a);
+  return launch_grid(kernel, a, workspace, schedule, n_lanes, stream);
+}
+
+cudaError_t launch_grid(PrefillKernel kernel, const KdaPrefillSm90& a, void* workspace, Schedule schedule, int n_lanes,
+                        cudaStream_t stream) {
   const int64_t n_slots = first_slot(a.n_tokens, a.n_sequences);
   if (n_slots * a.n_heads > 0x7fffffff) return cudaErrorInvalidValue;
-  if (const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmemBytes))
+  if (const cudaError_t e =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kPrefillSmemBytes))
     return e;
   int device, n_sms;
   if (const cudaError_t e = cudaGetDevice(&device)) return e;
@@ -52,8 +55,8 @@ cudaError_t launch_prefill(const KdaPrefillSm90& args, void* workspace, Schedule
   else attribute.val.cooperative = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(n_clusters * kParts);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSmemBytes;
+  config.blockDim = dim3(kPrefillThreads);
+  config.dynamicSmemBytes = kPrefillSmemBytes;
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = !in_turn || a.n_tokens > 0;  // without tokens there was no prep

@@ -1,6 +1,6 @@
 // kda_sm90 prefill: one persistent grid of clusters of 2 CTAs, one CTA an SM; the first n_lanes clusters carry states (scan), the
 // others prepare records (prep) for them through rings that stay in the L2; or, in turn, prep's own kernel first and then all
-// clusters scan. Who does what when: linear_attn_sm90_schedule.cuh.
+// clusters scan. Who does what when: linear_attn_sm90_schedule.cuh. Here: what each CTA does.
 //
 // Scan    a warpgroup of consumers; a warp each that loads records, loads values, stores outputs.
 // Prep    3 workgroups of 128 threads a CTA, each one chunk at a time, and a managing warp for each.
@@ -15,9 +15,9 @@
 
 namespace linnet::ops::sm90 {
 
-constexpr int kWorkgroups = 3, kThreads = (kWorkgroups + 1) * prep::kThreads;  // the last four warps manage
+constexpr int kWorkgroups = 3, kPrefillThreads = (kWorkgroups + 1) * prep::kThreads;  // the last four warps manage
 constexpr int kPrepBytes = (sizeof(prep::Smem) + 127) / 128 * 128;
-constexpr int kSmemBytes = std::max(kScanSmemBytes, kWorkgroups* kPrepBytes);
+constexpr int kPrefillSmemBytes = std::max(kScanSmemBytes, kWorkgroups* kPrepBytes);
 
 template <int n>
 __device__ __forceinline__ void take_registers() {
@@ -40,7 +40,7 @@ __device__ __forceinline__ void make_lanes(const KdaPrefillSm90& a, int n_slots,
   __syncthreads();
   const SeqStart start{a.seq_start, a.seq_start_is_64};
   int mine = 1;
-  for (int s = static_cast<int>(threadIdx.x); s < a.n_sequences; s += kThreads)
+  for (int s = static_cast<int>(threadIdx.x); s < a.n_sequences; s += kPrefillThreads)
     mine = max(mine, static_cast<int>(first_slot(start[s + 1], s + 1) - first_slot(start[s], s)));
   if (mine > 1) atomicMax(&plan.longest, mine);
   __syncthreads();
@@ -51,10 +51,30 @@ __device__ __forceinline__ void make_lanes(const KdaPrefillSm90& a, int n_slots,
   __syncthreads();
 }
 
-// One CTA of the grid.
-template <class B>
-__device__ __forceinline__ void prefill(const KdaPrefillSm90& a, const Workspace& w, int n_slots, int n_wanted,
-                                        char* smem_bytes) {
+// The scanning roles' barriers, before any of them starts.
+__device__ __forceinline__ void begin_scan(uint32_t smem) {
+  if (threadIdx.x == 0) {
+    init_scan_barriers(smem);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  cluster_sync();
+}
+// What the warps beside the consumers do: `warp` of them.
+template <class Scan>
+__device__ __forceinline__ void serve(const Scan& scan, uint32_t smem, int warp) {
+  if (warp == 0) load_records(scan, smem);
+  else if (warp == 1) store_outputs(scan, smem);
+  else if (warp == 2) load_value_rows(scan, smem);
+}
+__device__ __forceinline__ void end_scan() {
+  __syncwarp();
+  cluster_sync();  // neither CTA leaves while the other may still write here
+}
+
+// One CTA of the grid. B: the Build; Scan: what its states are (ScanArgs or derived from it).
+template <class B, class Scan>
+__device__ __forceinline__ void run_prefill(const KdaPrefillSm90& a, const Workspace& w, int n_slots, int n_wanted) {
+  extern __shared__ __align__(1024) char smem_bytes[];
   __shared__ Plan plan;
   __shared__ Desk desks[kWorkgroups];
   const uint32_t smem = smem_address(smem_bytes);
@@ -74,25 +94,16 @@ __device__ __forceinline__ void prefill(const KdaPrefillSm90& a, const Workspace
     }
     return;
   }
-  if (threadIdx.x == 0) {
-    init_scan_barriers(smem);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
-  cluster_sync();
-  const ScanArgs scan{a, w, plan.lanes, lane, part};
+  begin_scan(smem);
+  const Scan scan{a, w, plan.lanes, lane, part};
   if (warpgroup == 0) {
     take_registers<240>();
     consume<typename B::T>(scan, smem);
   } else {
     give_registers<88>();
-    if (warpgroup == 1) {
-      if (warp == 0) load_records(scan, smem);
-      else if (warp == 1) store_outputs(scan, smem);
-      else if (warp == 2) load_value_rows(scan, smem);
-    }
+    if (warpgroup == 1) serve(scan, smem, warp);
   }
-  __syncwarp();
-  cluster_sync();  // neither CTA leaves while the other may still write here
+  end_scan();
 }
 
 }  // namespace linnet::ops::sm90

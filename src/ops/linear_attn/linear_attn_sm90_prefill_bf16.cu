@@ -15,10 +15,9 @@ __global__ void __launch_bounds__(prep::kThreads, prep::kWorkgroupsPerSm)
 }
 
 template <class B>
-__global__ void __cluster_dims__(kParts, 1, 1) __launch_bounds__(kThreads, 1)
+__global__ void __cluster_dims__(kParts, 1, 1) __launch_bounds__(kPrefillThreads, 1)
     prefill_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, int n_slots, int n_wanted) {
-  extern __shared__ __align__(1024) char smem_bytes[];
-  prefill<B>(a, w, n_slots, n_wanted, smem_bytes);
+  run_prefill<B, ScanArgs>(a, w, n_slots, n_wanted);
 }
 
 }  // namespace

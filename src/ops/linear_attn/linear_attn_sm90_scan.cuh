@@ -66,19 +66,26 @@ __device__ __forceinline__ void init_scan_barriers(uint32_t smem) {
   }
 }
 
-// One lane of time as its roles see it.
+// One lane of time as its roles see it. Roles are templates over the kind of scan: this one, or one derived from it with overloads of its
+// own of pieces_of, prefetch_state, load_state and store_state.
 struct ScanArgs {
   const KdaPrefillSm90& a;
   Workspace w;
   Lanes lanes;
   int lane, part;
+  static constexpr bool kOutputs = true, kCheckpoints = false;
 };
 
+template <class F>
+__device__ __forceinline__ void pieces_of(const ScanArgs& s, F f) {
+  for_each_piece(s.a, s.lanes, s.lane, f);
+}
+
 // Every chunk of the lane in order; f(piece, chunk, step, number of the chunk), and after each piece after(piece, step behind it).
-template <class F, class G>
-__device__ __forceinline__ void for_each_chunk(const ScanArgs& s, F f, G after) {
+template <class Scan, class F, class G>
+__device__ __forceinline__ void for_each_chunk(const Scan& s, F f, G after) {
   int number = 0;
-  for_each_piece(s.a, s.lanes, s.lane, [&](const Piece& w, int first_step) {
+  pieces_of(s, [&](const Piece& w, int first_step) {
     const int begin = w.begin_chunk(), end = w.end_chunk();
     for (int c = begin; c < end; c++) f(w, c, first_step + c - begin, number++);
     after(w, first_step + w.n_slots());
@@ -89,7 +96,8 @@ struct Nothing {
 };
 
 // The warp that loads this CTA's half of each record for both, as soon as it is ready and a stage is free.
-__device__ __forceinline__ void load_records(const ScanArgs& s, uint32_t smem) {
+template <class Scan>
+__device__ __forceinline__ void load_records(const Scan& s, uint32_t smem) {
   const int thread = threadIdx.x & 31;
   const uint32_t offset = s.part * kFirstHalf;
   const char* const records = reinterpret_cast<const char*>(s.w.records) + offset;
@@ -129,13 +137,15 @@ __device__ __forceinline__ uint32_t value_piece(uint32_t smem, int stage, int ro
 __device__ __forceinline__ void prefetch_state(const ScanArgs& s, const Piece& w) {
   const int slot = w.first == w.chain_first && s.a.state_in ? s.a.state_in[w.sequence] : -1;
   if (slot < 0) return;
-  const float* rows = s.a.state + (static_cast<int64_t>(slot) * s.a.n_heads + w.head) * kDim * kDim + 64 * s.part;
+  const float* rows = static_cast<const float*>(s.a.state) +
+                      (static_cast<int64_t>(slot) * s.a.n_heads + w.head) * kDim * kDim + 64 * s.part;
   for (int i = static_cast<int>(threadIdx.x & 31); i < 2 * kDim; i += 32)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + (i >> 1) * kDim + (i & 1) * 32));
 }
 
 // The warp that loads values, and what a piece begins with.
-__device__ __forceinline__ void load_value_rows(const ScanArgs& s, uint32_t smem) {
+template <class Scan>
+__device__ __forceinline__ void load_value_rows(const Scan& s, uint32_t smem) {
   const int row = (threadIdx.x & 31) >> 3, piece = threadIdx.x & 7;
   const int64_t step_bytes = 4 * s.a.token_stride * 2;  // the warp copies 4 tokens at a time
   const char* const v = static_cast<const char*>(s.a.v);
@@ -194,7 +204,8 @@ __device__ __forceinline__ void put_output(uint32_t fragment, const float (&o)[3
 
 // The storing warp: each chunk's outputs from shared memory to the tensor, then their stage is free, and so is the record's place in
 // the ring.
-__device__ __forceinline__ void store_outputs(const ScanArgs& s, uint32_t smem) {
+template <class Scan>
+__device__ __forceinline__ void store_outputs(const Scan& s, uint32_t smem) {
   const int thread = threadIdx.x & 31, row = thread >> 3, piece = thread & 7;
   const int64_t step_bytes = 4 * s.a.out_stride * 2;
   int32_t* const consumed = s.w.consumed + s.lane * kFlagLine + s.part;
@@ -265,19 +276,36 @@ __device__ __forceinline__ void mix_tokens(float (&d)[32], const uint32_t (&x)[1
 
 // The state of one piece into registers and out of them. s: S^T, rows g and g + 8 of the warp's 16 value columns, panel columns
 // 8 j + t2, + 1. Between lanes it travels as the registers lie.
+__device__ __forceinline__ void take_over(const ScanArgs& x, float (&s)[64]) {
+  const int32_t* flag = x.w.handed_off + x.lane * kFlagLine + x.part;
+  while (load_acquire(flag) == 0) {}
+  const float* from =
+      x.w.handoff + static_cast<int64_t>(x.lane) * kHandoffFloats + x.part * 64 * 128 + (threadIdx.x & 127);
+#pragma unroll
+  for (int i = 0; i < 64; i++) s[i] = __ldcg(from + i * 128);
+}
+
+__device__ __forceinline__ void hand_over(const ScanArgs& x, const float (&s)[64]) {
+  const int thread = threadIdx.x & 127, next = x.lane + 1;
+  float* to = x.w.handoff + static_cast<int64_t>(next) * kHandoffFloats + x.part * 64 * 128 + thread;
+#pragma unroll
+  for (int i = 0; i < 64; i++) to[i * 128] = s[i];
+  sync_threads(1, kConsumers);
+  if (thread == 0) {
+    __threadfence();
+    store_release(x.w.handed_off + next * kFlagLine + x.part, 1);
+  }
+}
+
 __device__ __forceinline__ void load_state(const ScanArgs& x, const Piece& w, float (&s)[64]) {
   const int thread = threadIdx.x & 127, warp = thread >> 5, g = (thread & 31) >> 2, t2 = (thread & 3) * 2;
   if (w.first > w.chain_first) {
-    const int32_t* flag = x.w.handed_off + x.lane * kFlagLine + x.part;
-    while (load_acquire(flag) == 0) {}
-    const float* from = x.w.handoff + static_cast<int64_t>(x.lane) * kHandoffFloats + x.part * 64 * 128 + thread;
-#pragma unroll
-    for (int i = 0; i < 64; i++) s[i] = __ldcg(from + i * 128);
+    take_over(x, s);
     return;
   }
   const int slot = x.a.state_in ? x.a.state_in[w.sequence] : -1;
-  const float* in =
-      x.a.state + (static_cast<int64_t>(slot) * x.a.n_heads + w.head) * kDim * kDim + 64 * x.part + 16 * warp + g;
+  const float* in = static_cast<const float*>(x.a.state) +
+                    (static_cast<int64_t>(slot) * x.a.n_heads + w.head) * kDim * kDim + 64 * x.part + 16 * warp + g;
 #pragma unroll
   for (int j = 0; j < 16; j++) {
 #pragma unroll
@@ -289,21 +317,13 @@ __device__ __forceinline__ void load_state(const ScanArgs& x, const Piece& w, fl
 __device__ __forceinline__ void store_state(const ScanArgs& x, const Piece& w, const float (&s)[64]) {
   const int thread = threadIdx.x & 127, warp = thread >> 5, g = (thread & 31) >> 2, t2 = (thread & 3) * 2;
   if (w.end < w.chain_end) {  // the next lane goes on
-    const int next = x.lane + 1;
-    float* to = x.w.handoff + static_cast<int64_t>(next) * kHandoffFloats + x.part * 64 * 128 + thread;
-#pragma unroll
-    for (int i = 0; i < 64; i++) to[i * 128] = s[i];
-    sync_threads(1, kConsumers);
-    if (thread == 0) {
-      __threadfence();
-      store_release(x.w.handed_off + next * kFlagLine + x.part, 1);
-    }
+    hand_over(x, s);
     return;
   }
   const int slot = x.a.state_out ? x.a.state_out[w.sequence] : -1;
   if (slot < 0) return;
-  float* out =
-      x.a.state + (static_cast<int64_t>(slot) * x.a.n_heads + w.head) * kDim * kDim + 64 * x.part + 16 * warp + g;
+  float* out = static_cast<float*>(x.a.state) + (static_cast<int64_t>(slot) * x.a.n_heads + w.head) * kDim * kDim +
+               64 * x.part + 16 * warp + g;
 #pragma unroll
   for (int j = 0; j < 16; j++) {
 #pragma unroll
@@ -312,8 +332,8 @@ __device__ __forceinline__ void store_state(const ScanArgs& x, const Piece& w, c
 }
 
 // The consumers: the chain of products over every chunk of the lane. T: of values and outputs.
-template <class T>
-__device__ __forceinline__ void consume(const ScanArgs& x, uint32_t smem) {
+template <class T, class Scan>
+__device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
   const int warp = (threadIdx.x & 127) >> 5, thread = threadIdx.x & 31, t2 = (thread & 3) * 2;
   // Each warp's 16 columns of V in a stage are read by it alone, so its outputs may take their place.
   const uint32_t fragment = value_piece(smem, 0, (thread & 7) + ((thread >> 4) << 3), 2 * warp + ((thread >> 3) & 1));
@@ -322,7 +342,7 @@ __device__ __forceinline__ void consume(const ScanArgs& x, uint32_t smem) {
   float r[32], o[32];
   RecordCursor at;
   ValueCursor v;
-  for_each_piece(x.a, x.lanes, x.lane, [&](const Piece& w, int) {
+  pieces_of(x, [&](const Piece& w, int) {
     const int n_chunks = w.end_chunk() - w.begin_chunk();
     load_state(x, w, s);
     to_operand(s_operand, s);
@@ -372,6 +392,7 @@ __device__ __forceinline__ void consume(const ScanArgs& x, uint32_t smem) {
       wgmma_wait<1>();
       touch(s);
       to_operand(s_operand, s);
+      if constexpr (Scan::kCheckpoints) put_checkpoint(x, w, w.begin_chunk() + c, s);
       wgmma_wait<0>();
       touch(o);
       if (thread == 0) barrier_arrive_at(read_by_all(smem, 1, record_stage), 1);
