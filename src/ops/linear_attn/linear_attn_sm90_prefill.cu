@@ -1,6 +1,8 @@
 // kda_sm90 prefill: the launches, and the plain builds of the grid of linear_attn_sm90_prefill.cuh.
 // Registers 128, spills 200, stack 40: at the launch; then consumers 240, their CTA's other warps 88, workgroups 160, managers 32. Most
 //         of the spills are the managers', 40 instructions are in prep.
+#include <atomic>
+
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
 
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
@@ -29,6 +31,25 @@ cudaError_t launch_prefill(const KdaPrefillSm90& args, void* workspace, Schedule
   return launch_grid(kernel, a, workspace, schedule, n_lanes, stream);
 }
 
+// Clusters of the grid that the device holds at once. GPUs whose clusters of SMs (GPCs) are of odd sizes hold fewer than half their SMs. A property
+// of the device and of what all these kernels take, a whole SM a CTA: asked once a device.
+static cudaError_t resident_clusters(PrefillKernel kernel, int& n_clusters) {
+  constexpr int kMaxDevices = 64;
+  static std::atomic<int> known[kMaxDevices];
+  int device;
+  if (const cudaError_t e = cudaGetDevice(&device)) return e;
+  n_clusters = device < kMaxDevices ? known[device].load(std::memory_order_relaxed) : 0;
+  if (n_clusters > 0) return cudaSuccess;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(kMaxLanes * kParts);
+  config.blockDim = dim3(kPrefillThreads);
+  config.dynamicSmemBytes = kPrefillSmemBytes;
+  if (const cudaError_t e = cudaOccupancyMaxActiveClusters(&n_clusters, kernel, &config)) return e;
+  if (n_clusters == 0) return cudaErrorInvalidConfiguration;
+  if (device < kMaxDevices) known[device].store(n_clusters, std::memory_order_relaxed);
+  return cudaSuccess;
+}
+
 cudaError_t launch_grid(PrefillKernel kernel, const KdaPrefillSm90& a, void* workspace, Schedule schedule, int n_lanes,
                         cudaStream_t stream) {
   const int64_t n_slots = first_slot(a.n_tokens, a.n_sequences);
@@ -36,10 +57,9 @@ cudaError_t launch_grid(PrefillKernel kernel, const KdaPrefillSm90& a, void* wor
   if (const cudaError_t e =
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kPrefillSmemBytes))
     return e;
-  int device, n_sms;
-  if (const cudaError_t e = cudaGetDevice(&device)) return e;
-  if (const cudaError_t e = cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device)) return e;
-  const int n_clusters = std::min(n_sms / kParts, kMaxLanes);
+  int n_clusters;
+  if (const cudaError_t e = resident_clusters(kernel, n_clusters)) return e;
+  n_clusters = std::min(n_clusters, kMaxLanes);
   const bool in_turn = schedule == Schedule::in_turn;
   if (n_lanes == 0) n_lanes = in_turn ? n_clusters : n_clusters * 2 / 5;
   n_lanes = std::min(n_lanes, in_turn ? n_clusters : kMaxTogether);
