@@ -47,6 +47,7 @@ class PrefillArgs(Structure):
         ("state_type", c_uint8),
         ("state_v_first", c_bool),
         ("checkpoints", c_void_p),
+        ("whole_chains", c_bool),
     ]
 
 

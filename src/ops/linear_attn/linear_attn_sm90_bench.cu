@@ -58,9 +58,27 @@ void tune_prefill(int B, int64_t T, int H) {
   std::printf("\n");
 }
 
+// All schedules where chains are few.
+void tune_few(int64_t T, int H) {
+  const Case c = tiled_case(1, T, H, Draw::trained);
+  DeviceCase d(c);
+  std::printf("B1 T%lld H%d:", static_cast<long long>(T), H);
+  for (const auto schedule : {sm90::Schedule::together, sm90::Schedule::in_turn, sm90::Schedule::cut}) {
+    DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), 1, H, schedule));
+    constexpr const char* kNames[] = {"together", "in turn", "cut"};
+    std::printf(" %s %.1f us", kNames[static_cast<int>(schedule)],
+                time_us(20, [&] {
+                  LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, 0, stream()));
+                }).median);
+  }
+  std::printf("%s\n", sm90::choose_schedule(T, 1, H, false) == sm90::Schedule::cut ? "; chosen: cut" : "");
+}
+
 }  // namespace
 
 void tune() {
+  for (const int H : {1, 2, 4, 8, 12, 16})
+    for (const int64_t T : {2048, 4096, 8192, 65536}) tune_few(T, H);
   tune_prefill(1, 8192, 32);
   tune_prefill(8, 1024, 32);
   tune_prefill(1, 8192, 64);
@@ -87,6 +105,8 @@ void bench(int argc, char** argv) {
   bench_prefill(bandwidth, 1, 8192, 64, Draw::trained);
   bench_prefill(bandwidth, 1, 8192, 96, Draw::trained);
   bench_prefill(bandwidth, 1, 65536, 32, Draw::trained);
+  bench_prefill(bandwidth, 1, 8192, 4, Draw::trained);
+  bench_prefill(bandwidth, 1, 65536, 4, Draw::trained);
 }
 
 }  // namespace linnet::ops::sm90_check

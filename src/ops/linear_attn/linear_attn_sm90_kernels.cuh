@@ -23,6 +23,8 @@ PrefillKernel states_kernel(const KdaPrefillSm90& args);
 // Prep before it where in turn, then the grid. n_lanes: clusters that scan; 0: a good number.
 cudaError_t launch_grid(PrefillKernel kernel, const KdaPrefillSm90& args, void* workspace, Schedule schedule,
                         int n_lanes, cudaStream_t stream);
+// Schedule::cut: linear_attn_sm90_segments.cu. Without checkpoints; arguments with defaults.
+cudaError_t launch_segments(const KdaPrefillSm90& args, void* workspace, int n_lanes, cudaStream_t stream);
 
 inline KdaPrefillSm90 with_defaults(KdaPrefillSm90 a) {
   if (a.n_qk_heads == 0) a.n_qk_heads = a.n_heads;

@@ -10,6 +10,8 @@
 namespace linnet::ops::sm90 {
 namespace {
 
+constexpr int64_t kLittle = 2048;  // records
+
 template <class B>
 __global__ void __cluster_dims__(kParts, 1, 1) __launch_bounds__(kPrefillThreads, 1)
     prefill_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, int n_slots, int n_wanted) {
@@ -27,6 +29,7 @@ cudaError_t launch_prefill(const KdaPrefillSm90& args, void* workspace, Schedule
                            cudaStream_t stream) {
   const KdaPrefillSm90 a = with_defaults(args);
   if (const cudaError_t e = refusal(a)) return e;
+  if (schedule == Schedule::cut) return launch_segments(a, workspace, n_lanes, stream);
   const PrefillKernel kernel = has_plain_states(a) ? kernels_of(a).prefill : states_kernel(a);
   return launch_grid(kernel, a, workspace, schedule, n_lanes, stream);
 }
@@ -85,18 +88,36 @@ cudaError_t launch_grid(PrefillKernel kernel, const KdaPrefillSm90& a, void* wor
 
 // Few chains leave most of the GPU to prep, which had better run beside the scans; many fill all clusters with scans; and little work is
 // done before a pipeline of both has filled. Records of all chunks at once take memory: beyond 2 GiB together, too, at some cost.
-Schedule choose_schedule(int64_t n_tokens, int n_sequences, int n_heads) {
-  constexpr int64_t kManyChains = 48, kLittle = 2048, kMostRecords = (2ll << 30) / sizeof(Record);
+static Schedule schedule_of_whole_chains(int64_t n_records, int64_t n_chains) {
+  constexpr int64_t kManyChains = 48;
+  return n_chains >= kManyChains || n_records < kLittle ? Schedule::in_turn : Schedule::together;
+}
+
+// Whether chains had better be cut, in steps of a chunk (1.12 us). Whole chains take at least the steps of a chain of mean length (lengths
+// are not known), and prep's time before it where in turn (148 us for 4096 records: 1/31 step each). Cut, each of 64 lanes' steps come three
+// times (M and S0 of a lane are two clusters, twice what an H200 holds at once; then the outputs), and prep; then the launches, the states of
+// each pass, some 18 us; and the states one after the other, 0.8 us for each of a chain's lanes. Computed, not measured: hence the margin of a third.
+static bool worth_cutting(int64_t n_records, int64_t n_chains) {
+  constexpr int64_t kPrepPerStep = 31, kFixed = 16, kOfChain = 46;
+  const int64_t prep = n_records / kPrepPerStep, lane = (n_records + kSegmentLanes - 1) / kSegmentLanes;
+  const int64_t whole = n_records / n_chains + (n_records < kLittle ? prep : 0);
+  const int64_t cut = 3 * lane + prep + kFixed + kOfChain / n_chains;
+  return cut + cut / 3 < whole;
+}
+
+Schedule choose_schedule(int64_t n_tokens, int n_sequences, int n_heads, bool whole_chains) {
+  constexpr int64_t kMostRecords = (2ll << 30) / sizeof(Record);
   const int64_t n_records = first_slot(n_tokens, n_sequences) * n_heads;
-  if (n_records > kMostRecords) return Schedule::together;
-  const bool many = static_cast<int64_t>(n_sequences) * n_heads >= kManyChains;
-  return many || n_records < kLittle ? Schedule::in_turn : Schedule::together;
+  const int64_t n_chains = static_cast<int64_t>(n_sequences) * n_heads;
+  if (n_chains == 0 || n_records > kMostRecords) return Schedule::together;
+  if (!whole_chains && worth_cutting(n_records, n_chains)) return Schedule::cut;
+  return schedule_of_whole_chains(n_records, n_chains);
 }
 
 size_t workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads, Schedule schedule) {
-  const int64_t n_records = schedule == Schedule::in_turn ? first_slot(n_tokens, n_sequences) * n_heads
-                                                          : static_cast<int64_t>(kMaxTogether) * kRing;
-  return kFixedBytes + n_records * sizeof(Record);
+  if (schedule == Schedule::together) return kFixedBytes + static_cast<int64_t>(kMaxTogether) * kRing * sizeof(Record);
+  const size_t records = first_slot(n_tokens, n_sequences) * n_heads * sizeof(Record);
+  return kFixedBytes + records + (schedule == Schedule::cut ? kSegmentBytes : 0);
 }
 
 }  // namespace linnet::ops::sm90
@@ -104,13 +125,19 @@ size_t workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads, Schedule 
 namespace linnet::ops {
 
 size_t kda_prefill_sm90_workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads) noexcept {
-  return sm90::workspace_bytes(n_tokens, n_sequences, n_heads, sm90::choose_schedule(n_tokens, n_sequences, n_heads));
+  size_t bytes = 0;
+  for (const bool whole_chains : {false, true}) {
+    const auto schedule = sm90::choose_schedule(n_tokens, n_sequences, n_heads, whole_chains);
+    bytes = std::max(bytes, sm90::workspace_bytes(n_tokens, n_sequences, n_heads, schedule));
+  }
+  return bytes;
 }
 
 int kda_prefill_sm90(const KdaPrefillSm90& args, void* workspace, CUstream_st* stream) noexcept {
   if (args.n_sequences == 0 || args.n_heads == 0) return cudaSuccess;
-  return sm90::launch_prefill(args, workspace, sm90::choose_schedule(args.n_tokens, args.n_sequences, args.n_heads), 0,
-                              stream);
+  const bool whole_chains = args.whole_chains || args.checkpoints;
+  const auto schedule = sm90::choose_schedule(args.n_tokens, args.n_sequences, args.n_heads, whole_chains);
+  return sm90::launch_prefill(args, workspace, schedule, 0, stream);
 }
 
 }  // namespace linnet::ops

@@ -26,6 +26,10 @@ constexpr int kScanSmemBytes = kBarrierOffset + (4 * kStages + 3 * kValueStages)
 // What each CTA of the cluster loads for both: K~ and Q~, which are read first, or the rest.
 constexpr uint32_t kFirstHalf = offsetof(Record, k_out);
 __device__ __forceinline__ uint32_t half_bytes(int part) { return part ? sizeof(Record) - kFirstHalf : kFirstHalf; }
+__device__ __forceinline__ uint32_t half_bytes_without_outputs(int part) {  // neither q_in nor attend
+  return part ? 3 * kPanelBytes + sizeof(Record::decay) : 2 * kPanelBytes;
+}
+constexpr uint16_t kAllParts = (1 << kParts) - 1;
 
 // Position in a ring of n: stage, and the parity of its barriers' phase.
 template <int n>
@@ -67,7 +71,7 @@ __device__ __forceinline__ void init_scan_barriers(uint32_t smem) {
 }
 
 // One lane of time as its roles see it. Roles are templates over the kind of scan: this one, or one derived from it with overloads of its
-// own of pieces_of, prefetch_state, load_state and store_state.
+// own of has_values, pieces_of, prefetch_state, load_state and store_state.
 struct ScanArgs {
   const KdaPrefillSm90& a;
   Workspace w;
@@ -75,6 +79,8 @@ struct ScanArgs {
   int lane, part;
   static constexpr bool kOutputs = true, kCheckpoints = false;
 };
+
+__device__ __forceinline__ bool has_values(const ScanArgs&) { return true; }  // else they are zero
 
 template <class F>
 __device__ __forceinline__ void pieces_of(const ScanArgs& s, F f) {
@@ -119,9 +125,18 @@ __device__ __forceinline__ void load_records(const Scan& s, uint32_t smem) {
         // Read by all consumers: then both halves' last loads have been waited for, too.
         if (number >= kStages) barrier_wait(read_by_all(smem, s.part, at.stage), at.phase ^ 1);
         if (thread == 0) {
-          for (int half = 0; half < 2; half++) barrier_expect(loaded(smem, half, at.stage), half_bytes(half));
-          bulk_load_multicast(smem + at.stage * kRecordBytes + offset, records + entry * sizeof(Record),
-                              half_bytes(s.part), loaded(smem, s.part, at.stage), (1 << kParts) - 1);
+          const uint32_t to = smem + at.stage * kRecordBytes + offset, bar = loaded(smem, s.part, at.stage);
+          const char* const from = records + entry * sizeof(Record);
+          for (int half = 0; half < 2; half++)
+            barrier_expect(loaded(smem, half, at.stage),
+                           Scan::kOutputs ? half_bytes(half) : half_bytes_without_outputs(half));
+          if constexpr (Scan::kOutputs) {
+            bulk_load_multicast(to, from, half_bytes(s.part), bar, kAllParts);
+          } else {
+            bulk_load_multicast(to, from, (s.part ? 3 : 2) * kPanelBytes, bar, kAllParts);  // k_out and solve, or k_in
+            constexpr uint32_t kDecay = offsetof(Record, decay) - kFirstHalf;
+            if (s.part) bulk_load_multicast(to + kDecay, from + kDecay, sizeof(Record::decay), bar, kAllParts);
+          }
         }
         __syncwarp();
         at.advance();
@@ -159,7 +174,7 @@ __device__ __forceinline__ void load_value_rows(const Scan& s, uint32_t smem) {
         if (number >= kValueStages) barrier_wait(stored(smem, at.stage), at.phase ^ 1);
 #pragma unroll
         for (int i = 0; i < 16; i++) {
-          const bool valid = 4 * i < left;
+          const bool valid = has_values(s) && 4 * i < left;
           copy16(value_piece(smem, at.stage, 4 * i + row, piece), valid ? value + i * step_bytes : v, valid ? 16 : 0);
         }
         barrier_arrive_after_copies(values(smem, at.stage));
@@ -217,20 +232,22 @@ __device__ __forceinline__ void store_outputs(const Scan& s, uint32_t smem) {
         char* to =
             static_cast<char*>(s.a.out) + (token * s.a.out_stride + w.head * kDim + s.part * 64) * 2 + piece * 16;
         barrier_wait(written(smem, at.stage), at.phase);
-        if (thread == 0) store_relaxed(consumed, step + 1);
+        if constexpr (Scan::kOutputs) {
+          if (thread == 0) store_relaxed(consumed, step + 1);
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          uint4 v[8];
+          for (int half = 0; half < 2; half++) {
+            uint4 v[8];
 #pragma unroll
-          for (int i = 0; i < 8; i++)
-            asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                         : "=r"(v[i].x), "=r"(v[i].y), "=r"(v[i].z), "=r"(v[i].w)
-                         : "r"(value_piece(smem, at.stage, 4 * (8 * half + i) + row, piece))
-                         : "memory");
+            for (int i = 0; i < 8; i++)
+              asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                           : "=r"(v[i].x), "=r"(v[i].y), "=r"(v[i].z), "=r"(v[i].w)
+                           : "r"(value_piece(smem, at.stage, 4 * (8 * half + i) + row, piece))
+                           : "memory");
 #pragma unroll
-          for (int i = 0; i < 8; i++) {
-            const int offset = 8 * half + i;
-            if (4 * offset < left) *reinterpret_cast<uint4*>(to + offset * step_bytes) = v[i];
+            for (int i = 0; i < 8; i++) {
+              const int offset = 8 * half + i;
+              if (4 * offset < left) *reinterpret_cast<uint4*>(to + offset * step_bytes) = v[i];
+            }
           }
         }
         __syncwarp();

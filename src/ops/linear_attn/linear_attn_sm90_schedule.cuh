@@ -10,6 +10,7 @@
 // Together   (few chains) one persistent grid: some clusters scan, the others prepare. Prep takes (step, lane) pairs in order of steps
 //            and writes lane j's record of step t into entry t % kRing of its ring: few enough to stay in the L2.
 //            ready[entry] = t + 1 once written, consumed[lane][part] = t + 1 once read.
+// Cut        (very few chains) chains are cut in time as well, for an exact segment scan: linear_attn_sm90_segments.cuh.
 // In turn    (many chains) prep writes all records, slot by slot, then every cluster scans: nothing waits for a flag of a record.
 #pragma once
 
@@ -35,6 +36,10 @@ struct Workspace {
 constexpr int kHandoffFloats = kParts * 64 * 128;
 constexpr int64_t kFlagInts = kFlagLine * (1 + 3 * kMaxLanes);
 constexpr size_t kHandoffBytes = static_cast<size_t>(kMaxLanes) * kHandoffFloats * sizeof(float);
+
+// Cut (linear_attn_sm90_segments.cuh): behind the records, for each lane the state of a chain that begins in it and the map of its segment.
+constexpr int kSegmentLanes = 64;  // at most: the clusters that an H100 or H200 has, nearly
+constexpr size_t kSegmentBytes = 2 * static_cast<size_t>(kSegmentLanes) * kDim * kDim * sizeof(float);
 
 constexpr size_t kFixedBytes = kHandoffBytes + kFlagInts * sizeof(int32_t);
 

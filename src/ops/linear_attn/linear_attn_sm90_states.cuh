@@ -26,17 +26,22 @@ __device__ __forceinline__ int64_t state_bytes(KdaStateType type) {
   return kDim * kDim * (type == KdaStateType::bf16 ? 2 : 4);
 }
 
+// A state of [128, 128] elements, keys or values first.
+__device__ __forceinline__ StateView view_of(const ScanArgs& x, void* state, bool is_bf16, bool v_first) {
+  const int thread = threadIdx.x & 127, warp = thread >> 5, g = (thread & 31) >> 2, t = thread & 3;
+  const int one = is_bf16 ? 2 : 4;
+  StateView v;
+  v.is_bf16 = is_bf16;
+  v.key_bytes = v_first ? one : kDim * one;
+  v.value_bytes = v_first ? kDim * one : one;
+  v.at = static_cast<char*>(state) + key_channel(2 * t) * v.key_bytes + (64 * x.part + 16 * warp + g) * v.value_bytes;
+  return v;
+}
+
 __device__ __forceinline__ StateView state_view(const ScanArgs& x, void* pool, KdaStateType type, int64_t slot,
                                                 int head) {
-  const int thread = threadIdx.x & 127, warp = thread >> 5, g = (thread & 31) >> 2, t = thread & 3;
-  StateView v;
-  v.is_bf16 = type == KdaStateType::bf16;
-  const int one = v.is_bf16 ? 2 : 4;
-  v.key_bytes = x.a.state_v_first ? one : kDim * one;
-  v.value_bytes = x.a.state_v_first ? kDim * one : one;
-  v.at = static_cast<char*>(pool) + (slot * x.a.n_heads + head) * state_bytes(type) + key_channel(2 * t) * v.key_bytes +
-         (64 * x.part + 16 * warp + g) * v.value_bytes;
-  return v;
+  char* const state = static_cast<char*>(pool) + (slot * x.a.n_heads + head) * state_bytes(type);
+  return view_of(x, state, type == KdaStateType::bf16, x.a.state_v_first);
 }
 
 __device__ __forceinline__ void read_view(const StateView& v, float (&s)[64]) {
