@@ -37,7 +37,8 @@ struct KdaGateArgs {
   float lower_bound = -5;  // read only with KdaGate::lower_bound
 };
 
-// How a pool holds states: f32, or bf16 rounded to nearest even where a sequence's state is written (inside a call it is f32).
+// How a pool holds states: f32, or bf16 rounded to nearest even where a sequence's state is written (inside a call it is f32). Decode and verify
+// take f32 with keys first alone.
 enum class KdaStateType : uint8_t { f32, bf16 };
 
 struct KdaPrefillSm90 {
