@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 3)
     reinterpret_cast<float4*>(state)[i * kQuads + lane] = x;
   }
   static_cast<__nv_bfloat16*>(a.out)[static_cast<int64_t>(blockIdx.x) * kDim + tid] =
-      normed(c.o, s.squares, a.norm_eps, settled.norm_weight, sigmoid(__bfloat162float(token.gate)));
+      normed(c.o, s.squares, a.norm_eps, settled.norm_weight, sigmoid_fast(__bfloat162float(token.gate)));
 }
 
 template <KdaGate kGate, bool kSettled>

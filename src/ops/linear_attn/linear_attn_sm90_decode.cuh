@@ -62,6 +62,9 @@ __device__ __forceinline__ void add_scaled(float4& sum, float4 x, float f) {
 }
 __device__ __forceinline__ float4 scaled(float4 x, float f) { return make_float4(x.x * f, x.y * f, x.z * f, x.w * f); }
 
+// By an approximate reciprocal (1 ulp): the exact division has a branch, which keeps what several tokens need from being interleaved.
+__device__ __forceinline__ float sigmoid_fast(float x) { return reciprocal_fast(1.f + __expf(-x)); }
+
 // The last inputs of one channel of one stream (q, k or v) in the pool [slots, 3, H, 128, 3].
 __device__ __forceinline__ int64_t window_at(int n_heads, int slot, int stream, int channel) {
   return ((static_cast<int64_t>(slot) * 3 + stream) * n_heads * kDim + channel) * kWindow;
@@ -73,7 +76,7 @@ __device__ __forceinline__ float convolve(float4 w, const __nv_bfloat16 (&past)[
   y = fmaf(w.y, __bfloat162float(past[1]), y);
   y = fmaf(w.z, __bfloat162float(past[2]), y);
   y = fmaf(w.w, __bfloat162float(now), y);
-  return __bfloat162float(__float2bfloat16_rn(y * sigmoid(y)));
+  return __bfloat162float(__float2bfloat16_rn(y * sigmoid_fast(y)));
 }
 __device__ __forceinline__ float4 conv_weights(const float* conv_weight, int n_heads, int stream, int channel) {
   return *reinterpret_cast<const float4*>(conv_weight + (static_cast<int64_t>(stream) * n_heads * kDim + channel) * 4);
@@ -109,7 +112,7 @@ struct __align__(16) Factors {
 };
 __device__ __forceinline__ Factors factors_of(const float (&sums)[3][kDecodeWarps], float beta, float scale) {
   const float q = rsqrtf(sum4(sums[0], 1) + kL2Eps) * scale, k = rsqrtf(sum4(sums[1], 1) + kL2Eps);
-  return {q, k, sum4(sums[2], 1) * q * k, sigmoid(beta)};
+  return {q, k, sum4(sums[2], 1) * q * k, sigmoid_fast(beta)};
 }
 
 // One value column of the token from S'^T k and S'^T q, per warp and before the norms.

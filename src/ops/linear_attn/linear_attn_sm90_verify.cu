@@ -27,69 +27,81 @@ struct Pending {
 };
 static_assert(sizeof(Pending) == 2304);
 
+template <int kMax>
 struct VerifySmem {
-  float4 token[kMaxTokens][kDim];           // per key channel: decay, k and q before their norms; v of the value column
-  float sums[kMaxTokens][3][kDecodeWarps];  // per warp: |q|^2, |k|^2, q k
-  Factors factors[kMaxTokens];
+  float4 token[kMax][kDim];           // per key channel: decay, k and q before their norms; v of the value column
+  float sums[kMax][3][kDecodeWarps];  // per warp: |q|^2, |k|^2, q k
+  Factors factors[kMax];
   float4 read[2][kDecodeWarps][kQuads];    // per warp: S'^T k over its key channels; even and odd tokens
   float4 answer[2][kDecodeWarps][kQuads];  // per warp: S'^T q
-  float write[kMaxTokens][kDim];           // u / |k|
-  float o[kMaxTokens][kDim];
-  float squares[kMaxTokens][kDecodeWarps];  // per warp: |o|^2
+  float write[kMax][kDim];                 // u / |k|
+  float o[kMax][kDim];
+  float squares[kMax][kDecodeWarps];  // per warp: |o|^2
 };
-static_assert(3 * (sizeof(VerifySmem) + 1024) <= 228 * 1024);
-constexpr int kVerifyPadding = kHalfSmBytes - static_cast<int>(sizeof(VerifySmem));  // keeps a third CTA off the SM
+static_assert(3 * (sizeof(VerifySmem<kMaxTokens>) + 1024) <= 228 * 1024);
 
-// Raw inputs of the thread's channel, all tokens at once: one wait for all of them.
+__device__ __forceinline__ float bf16_at(const void* x, int64_t at) {
+  return __bfloat162float(static_cast<const __nv_bfloat16*>(x)[at]);
+}
+
+// Raw inputs of the thread's channel, all tokens at once: one wait for all of them. Beyond the last token: zero.
+template <int kMax>
 struct RawTokens {
-  __nv_bfloat16 x[3][kMaxTokens], z[kMaxTokens];
+  __nv_bfloat16 x[3][kMax], z[kMax];
 };
-__device__ __forceinline__ RawTokens load_tokens(const KdaVerifySm90& a, int sequence, int channel) {
-  RawTokens r;
+template <int kMax>
+__device__ __forceinline__ RawTokens<kMax> load_tokens(const KdaVerifySm90& a, int sequence, int channel) {
+  RawTokens<kMax> r;
   const int64_t width = static_cast<int64_t>(a.n_heads) * kDim;
+  const __nv_bfloat16 zero = __float2bfloat16_rn(0);
 #pragma unroll
-  for (int t = 0; t < kMaxTokens; t++) {
-    if (t >= a.n_tokens) break;
-    const int64_t token = static_cast<int64_t>(sequence) * a.n_tokens + t, at = token * width + channel;
+  for (int t = 0; t < kMax; t++) {
+    const bool in = t < a.n_tokens;
+    const int64_t token = static_cast<int64_t>(sequence) * a.n_tokens + t;
 #pragma unroll
-    for (int i = 0; i < 3; i++) r.x[i][t] = static_cast<const __nv_bfloat16*>(a.qkv)[(token * 3 + i) * width + channel];
-    r.z[t] = static_cast<const __nv_bfloat16*>(a.z)[at];
+    for (int i = 0; i < 3; i++)
+      r.x[i][t] = in ? static_cast<const __nv_bfloat16*>(a.qkv)[(token * 3 + i) * width + channel] : zero;
+    r.z[t] = in ? static_cast<const __nv_bfloat16*>(a.z)[token * width + channel] : zero;
   }
   return r;
 }
 
 // One stream of the thread's channel convolved over the tokens.
+template <int kMax>
 __device__ __forceinline__ void convolve_tokens(const KdaVerifySm90& a, int slot, int stream, int channel,
-                                                const __nv_bfloat16 (&x)[kMaxTokens], float (&y)[kMaxTokens]) {
+                                                const __nv_bfloat16 (&x)[kMax], float (&y)[kMax]) {
   const __nv_bfloat16* pool =
       static_cast<const __nv_bfloat16*>(a.conv_state) + window_at(a.n_heads, slot, stream, channel);
   const float4 w = conv_weights(a.conv_weight, a.n_heads, stream, channel);
   __nv_bfloat16 past[kWindow] = {pool[0], pool[1], pool[2]};
 #pragma unroll
-  for (int t = 0; t < kMaxTokens; t++) {
-    if (t >= a.n_tokens) break;
+  for (int t = 0; t < kMax; t++) {
     y[t] = convolve(w, past, x[t]);
     past[0] = past[1], past[1] = past[2], past[2] = x[t];
   }
 }
 
-// Everything about the tokens that does not need the state: into shared memory, and what commit needs of it into pending.
-template <KdaGate kGate>
-__device__ __forceinline__ void take_tokens(const KdaVerifySm90& a, int sequence, int head, int slot, VerifySmem& s,
-                                            Pending* pending) {
+// Everything about the tokens that does not need the state: into shared memory, and what commit needs of it into pending. For kMax tokens,
+// without a branch, so that the compiler interleaves them; what is beyond the last token is not looked at.
+template <KdaGate kGate, int kMax>
+__device__ __forceinline__ void take_tokens(const KdaVerifySm90& a, int sequence, int head, int slot,
+                                            VerifySmem<kMax>& s, Pending* pending) {
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, channel = head * kDim + tid;
-  const RawTokens raw = load_tokens(a, sequence, channel);
+  const RawTokens<kMax> raw = load_tokens<kMax>(a, sequence, channel);
   const Rates rates = load_rates(a.gate, head, channel);
-  float y[3][kMaxTokens];
+  float y[3][kMax], decay[kMax];
 #pragma unroll
   for (int i = 0; i < 3; i++) convolve_tokens(a, slot, i, channel, raw.x[i], y[i]);
 #pragma unroll
-  for (int t = 0; t < kMaxTokens; t++) {
-    if (t >= a.n_tokens) break;
-    const float decay = decay_of<kGate>(__bfloat162float(raw.z[t]), rates);
-    s.token[t][tid] = make_float4(decay, y[1][t], y[0][t], y[2][t]);
+  for (int t = 0; t < kMax; t++) {
+    decay[t] = decay_of<kGate>(__bfloat162float(raw.z[t]), rates);
+    s.token[t][tid] = make_float4(decay[t], y[1][t], y[0][t], y[2][t]);
     put_sums(y[0][t], y[1][t], s.sums[t], warp, lane);
-    pending[t].decay[tid] = decay;
+  }
+#pragma unroll
+  for (int t = 0; t < kMax; t++) {
+    if (t >= a.n_tokens) break;
+    pending[t].decay[tid] = decay[t];
     pending[t].k[tid] = y[1][t];
 #pragma unroll
     for (int i = 0; i < 3; i++) pending[t].raw[i][tid] = raw.x[i][t];
@@ -98,11 +110,13 @@ __device__ __forceinline__ void take_tokens(const KdaVerifySm90& a, int sequence
 
 // All tokens from the state in registers: writes and outputs before the gated norm, into shared memory. Everything else waits until the
 // state is no longer held: there is no register to spare.
-__device__ __forceinline__ void step_tokens(const float* state, int n_tokens, VerifySmem& s) {
+template <int kMax>
+__device__ __forceinline__ void step_tokens(const float* state, int n_tokens, VerifySmem<kMax>& s) {
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, row0 = warp * kDecodeRows;
   float4 x[kDecodeRows];
 #pragma unroll
   for (int i = 0; i < kDecodeRows; i++) x[i] = reinterpret_cast<const float4*>(state)[i * kQuads + lane];
+#pragma unroll 1
   for (int t = 0; t < n_tokens; t++) {
     float4 read = {}, answer = {};
 #pragma unroll
@@ -117,10 +131,8 @@ __device__ __forceinline__ void step_tokens(const float* state, int n_tokens, Ve
     __syncthreads();
     const Column c = column_of(reinterpret_cast<const float*>(s.read[t & 1]) + tid,
                                reinterpret_cast<const float*>(s.answer[t & 1]) + tid, s.factors[t], s.token[t][tid].w);
-    const float square = warp_sum_squares(c.o);
     s.write[t][tid] = c.write;
     s.o[t][tid] = c.o;
-    if (lane == 0) s.squares[t][warp] = square;
     __syncthreads();
     const float4 write = reinterpret_cast<const float4*>(s.write[t])[lane];
 #pragma unroll
@@ -128,9 +140,40 @@ __device__ __forceinline__ void step_tokens(const float* state, int n_tokens, Ve
   }
 }
 
-template <KdaGate kGate>
+// The gated norm of all tokens, and their writes into pending.
+template <int kMax>
+__device__ __forceinline__ void finish_tokens(const KdaVerifySm90& a, VerifySmem<kMax>& s) {
+  const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
+  unsigned block = blockIdx.x;
+  asm volatile("" : "+r"(block));  // found anew: nothing of this is kept in registers beside the state
+  const int64_t sequence = block / a.n_heads, head = block % a.n_heads;
+  Pending* const pending = static_cast<Pending*>(a.pending) + static_cast<int64_t>(block) * a.n_tokens;
+  const auto at = [&](int t) { return ((sequence * a.n_tokens + t) * a.n_heads + head) * kDim + tid; };
+  const float norm_weight = a.norm_weight[tid];
+  float o[kMax], gate[kMax];
+#pragma unroll
+  for (int t = 0; t < kMax; t++) {
+    gate[t] = t < a.n_tokens ? bf16_at(a.out_gate, at(t)) : 0;
+    o[t] = s.o[t][tid];  // beyond the last token anything
+  }
+#pragma unroll
+  for (int t = 0; t < kMax; t++) {
+    const float square = warp_sum_squares(o[t]);
+    if (lane == 0) s.squares[t][warp] = square;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int t = 0; t < kMax; t++) {
+    if (t >= a.n_tokens) break;
+    static_cast<__nv_bfloat16*>(a.out)[at(t)] =
+        normed(o[t], s.squares[t], a.norm_eps, norm_weight, sigmoid_fast(gate[t]));
+    pending[t].write[tid] = s.write[t][tid];
+  }
+}
+
+template <KdaGate kGate, int kMax>
 __global__ void __launch_bounds__(kDecodeThreads, 3) verify_kernel(const __grid_constant__ KdaVerifySm90 a) {
-  __shared__ VerifySmem s;
+  __shared__ VerifySmem<kMax> s;
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
   const int sequence = blockIdx.x / a.n_heads, head = blockIdx.x % a.n_heads;
   const int slot = a.slot[sequence];
@@ -143,22 +186,14 @@ __global__ void __launch_bounds__(kDecodeThreads, 3) verify_kernel(const __grid_
                                                   window_at(a.n_heads, slot, i, head * kDim + tid)));
   wait_for_dependency();
   launch_dependents();
-  Pending* const pending = static_cast<Pending*>(a.pending) + static_cast<int64_t>(blockIdx.x) * a.n_tokens;
-  take_tokens<kGate>(a, sequence, head, slot, s, pending);
+  take_tokens<kGate>(a, sequence, head, slot, s,
+                     static_cast<Pending*>(a.pending) + static_cast<int64_t>(blockIdx.x) * a.n_tokens);
   __syncthreads();
-  if (tid < a.n_tokens) {
-    const int64_t at = (static_cast<int64_t>(sequence) * a.n_tokens + tid) * a.n_heads + head;
-    s.factors[tid] = factors_of(s.sums[tid], __bfloat162float(static_cast<const __nv_bfloat16*>(a.beta)[at]), a.scale);
-  }
+  if (tid < a.n_tokens)
+    s.factors[tid] = factors_of(
+        s.sums[tid], bf16_at(a.beta, (static_cast<int64_t>(sequence) * a.n_tokens + tid) * a.n_heads + head), a.scale);
   step_tokens(state, a.n_tokens, s);
-
-  const float norm_weight = a.norm_weight[tid];
-  for (int t = 0; t < a.n_tokens; t++) {
-    const int64_t at = ((static_cast<int64_t>(sequence) * a.n_tokens + t) * a.n_heads + head) * kDim + tid;
-    const float gate = sigmoid(__bfloat162float(static_cast<const __nv_bfloat16*>(a.out_gate)[at]));
-    static_cast<__nv_bfloat16*>(a.out)[at] = normed(s.o[t][tid], s.squares[t], a.norm_eps, norm_weight, gate);
-    pending[t].write[tid] = s.write[t][tid];
-  }
+  finish_tokens(a, s);
 }
 
 struct CommitSmem {
@@ -261,10 +296,17 @@ bool valid(int n_sequences, int n_heads, int n_tokens) {
   return n_sequences >= 0 && n_heads >= 0 && n_tokens >= 1 && n_tokens <= kMaxTokens;
 }
 
-template <KdaGate kGate>
+template <KdaGate kGate, int kMax>
 cudaError_t launch_verify(const KdaVerifySm90& a, cudaStream_t stream) {
   const unsigned grid = static_cast<unsigned>(a.n_sequences) * a.n_heads;
-  return launch_beside(verify_kernel<kGate>, grid, grid <= 2 * kSms ? kVerifyPadding : 0, true, stream, a);
+  constexpr int kPadding = kHalfSmBytes - static_cast<int>(sizeof(VerifySmem<kMax>));  // keeps a third CTA off the SM
+  return launch_beside(verify_kernel<kGate, kMax>, grid, grid <= 2 * kSms ? kPadding : 0, true, stream, a);
+}
+template <KdaGate kGate>
+cudaError_t launch_verify(const KdaVerifySm90& a, cudaStream_t stream) {
+  if (a.n_tokens <= 2) return launch_verify<kGate, 2>(a, stream);
+  if (a.n_tokens <= 6) return launch_verify<kGate, 6>(a, stream);
+  return launch_verify<kGate, kMaxTokens>(a, stream);
 }
 
 }  // namespace
