@@ -31,12 +31,8 @@ constexpr LinnetDeviceOperator row(const char* name, int (*)(const Args&, CUstre
 }
 #define LINNET_OPERATOR(run, ...) row<run __VA_OPT__(, ) __VA_ARGS__>(#run, run)
 
-size_t prefill_bytes(const KdaPrefillSm90& a) noexcept {
-  return kda_prefill_sm90_workspace_bytes(a.n_tokens, a.n_sequences, a.n_heads);
-}
-
 constexpr LinnetDeviceOperator kOperators[] = {
-    LINNET_OPERATOR(kda_prefill_sm90, prefill_bytes),
+    LINNET_OPERATOR(kda_prefill_sm90, kda_prefill_sm90_workspace_bytes),
     LINNET_OPERATOR(kda_decode_sm90),
     LINNET_OPERATOR(kda_verify_sm90),
     LINNET_OPERATOR(kda_commit_sm90),

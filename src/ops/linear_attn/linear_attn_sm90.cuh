@@ -43,7 +43,15 @@ template <KdaGate kGate_, class T_, bool kPlain_>
 struct Build {
   static constexpr KdaGate kGate = kGate_;
   static constexpr bool kPlain = kPlain_, kRawRows = kGate_ <= KdaGate::lower_bound;  // z: rows of raw gates
+  static constexpr bool kPrep = true;
   using T = T_;  // of q, k, v, z, beta logits and out
+};
+
+// A grid that scans and nothing else: in turn, after any build's prep.
+template <class T_>
+struct ScanOnly {
+  static constexpr bool kPrep = false;
+  using T = T_;
 };
 
 struct SeqStart {

@@ -80,8 +80,9 @@ struct KdaPrefillSm90 {
   bool whole_chains = false;
 };
 
-// Bytes of scratch for a prefill of n_tokens in n_sequences; 128-byte aligned memory.
-size_t kda_prefill_sm90_workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads) noexcept;
+// Bytes of scratch for a call, 128-byte aligned memory. Follows no pointer of the arguments. The same for any whole_chains. A call with options
+// and with state_v_first, bf16 states or checkpoints needs the records of all tokens at once: 66,048 B for each 64 tokens and head.
+size_t kda_prefill_sm90_workspace_bytes(const KdaPrefillSm90& args) noexcept;
 
 // Enqueues the prefill. No host synchronisation, graph-capturable, deterministic. Returns a cudaError_t: cudaErrorInvalidValue for heads or
 // strides that do not fit.

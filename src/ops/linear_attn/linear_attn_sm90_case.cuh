@@ -214,7 +214,7 @@ struct DeviceCase {
         start64(c.start),
         start32(std::vector<int32_t>(c.start.begin(), c.start.end())),
         slots(slot_list(c.B())),
-        workspace(kda_prefill_sm90_workspace_bytes(c.N(), c.B(), c.H)) {
+        workspace(kda_prefill_sm90_workspace_bytes({.n_sequences = c.B(), .n_heads = c.H, .n_tokens = c.N()})) {
     args = {.q = q.get(),
             .k = k.get(),
             .v = v.get(),

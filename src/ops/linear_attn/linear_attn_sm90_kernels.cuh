@@ -17,8 +17,8 @@ PrepKernel plain_prep_kernel(KdaGate gate);        // linear_attn_sm90_prep.cu: 
 PrefillKernel plain_prefill_kernel(KdaGate gate);  // linear_attn_sm90_prefill.cu
 Kernels bf16_kernels(KdaGate gate);                // linear_attn_sm90_prefill_bf16.cu: with options, all gates
 Kernels f16_kernels(KdaGate gate);                 // linear_attn_sm90_prefill_f16.cu
-// States in other layouts than the plain pool's, or checkpoints: linear_attn_sm90_prefill_states.cu. Plain builds alone.
-PrefillKernel states_kernel(const KdaPrefillSm90& args);
+// States in other layouts than the plain pool's, or checkpoints: linear_attn_sm90_prefill_states.cu. Null: none together for builds with options.
+PrefillKernel states_kernel(const KdaPrefillSm90& args, Schedule schedule);
 
 // Prep before it where in turn, then the grid. n_lanes: clusters that scan; 0: a good number.
 cudaError_t launch_grid(PrefillKernel kernel, const KdaPrefillSm90& args, void* workspace, Schedule schedule,
@@ -48,10 +48,7 @@ inline bool is_plain(const KdaPrefillSm90& a) {
 inline bool has_plain_states(const KdaPrefillSm90& a) {
   return a.state_type == KdaStateType::f32 && !a.state_v_first && !a.checkpoints;
 }
-inline cudaError_t refusal(const KdaPrefillSm90& a) {
-  if (!is_valid(a)) return cudaErrorInvalidValue;
-  return is_plain(a) || has_plain_states(a) ? cudaSuccess : cudaErrorNotSupported;
-}
+inline bool runs_together(const KdaPrefillSm90& a) { return is_plain(a) || has_plain_states(a); }
 inline Kernels kernels_of(const KdaPrefillSm90& a) {
   if (is_plain(a)) return {plain_prep_kernel(a.gate.gate), plain_prefill_kernel(a.gate.gate)};
   return a.input == KdaInput::f16 ? f16_kernels(a.gate.gate) : bf16_kernels(a.gate.gate);

@@ -12,7 +12,8 @@ enum class Schedule { together, in_turn, cut };
 // whole_chains: not cut.
 Schedule choose_schedule(int64_t n_tokens, int n_sequences, int n_heads, bool whole_chains);
 size_t workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads, Schedule schedule);
-// n_lanes: clusters that scan, cut: parts of all chains; 0: a good number.
+// n_lanes: clusters that scan, cut: parts of all chains; 0: a good number. cudaErrorNotSupported: states in other layouts or checkpoints,
+// together, of a call with options; checkpoints of chains that are cut.
 cudaError_t launch_prefill(const KdaPrefillSm90& args, void* workspace, Schedule schedule, int n_lanes,
                            cudaStream_t stream);
 

@@ -42,18 +42,22 @@ bool same(const Answer& a, const Answer& b) {
   return same_bits(a.out, b.out, a.out.size()) && same_bits(a.state, b.state, a.state.size());
 }
 
-// One set of options by both schedules; prints what fails. The larger of the errors of out and state goes to worst.
+// One set of options by each schedule; prints what fails. The larger of the errors of out and state goes to worst.
 void check_one(const Options& o, unsigned seed, Error& worst) {
   const OptionCase c = make_option_case(o, kLengths, 4, seed);
   OptionDevice d(c);
   const Answer together = run(d, c, Schedule::together, 3), in_turn = run(d, c, Schedule::in_turn);
+  const Answer cut = run(d, c, Schedule::cut, 3);
   const Result ref = reference(c);
-  const Error out = compare(together.out, ref.out), state = compare(together.state, ref.state);
-  for (const Error& e : {out, state}) {
-    worst.rms = std::max(worst.rms, e.rms), worst.worst_row = std::max(worst.worst_row, e.worst_row);
-    worst.finite = worst.finite && e.finite;
+  for (const Answer* a : {&together, &cut}) {
+    const Error out = compare(a->out, ref.out), state = compare(a->state, ref.state);
+    for (const Error& e : {out, state}) {
+      worst.rms = std::max(worst.rms, e.rms), worst.worst_row = std::max(worst.worst_row, e.worst_row);
+      worst.finite = worst.finite && e.finite;
+    }
+    if (!accept(out) || !accept(state))
+      verdict(false, name_of(o) + (a == &cut ? ", cut" : "") + ": out " + show(out) + ", state " + show(state));
   }
-  if (!accept(out) || !accept(state)) verdict(false, name_of(o) + ": out " + show(out) + ", state " + show(state));
   if (!same(together, in_turn)) verdict(false, name_of(o) + ": expected the same bits by either schedule");
   if (!together.gaps_kept) verdict(false, name_of(o) + ": wrote between the rows of out");
 }
@@ -125,6 +129,60 @@ void check_bits() {
   }
 }
 
+// States beside the plain pool, with options: as in the plain pool, in bits, on values that bf16 has.
+void check_states() {
+  for (const Options& o : {Options{.gate = KdaGate::head_log_decay, .n_qk_heads = 2, .beta_values = true},
+                           Options{.gate = KdaGate::log_decay, .input = KdaInput::f16, .normalize = false}}) {
+    OptionCase c = make_option_case(o, {1, 200, 0, 64, 333}, 4, 32);
+    for (auto& x : c.state) x = to_float(to_bits(x, KdaInput::bf16), KdaInput::bf16);
+    OptionDevice d(c);
+    const Answer plain = run(d, c, Schedule::in_turn);
+    DeviceArray<float> checkpoints((c.N() / kKdaSm90Chunk + c.B()) * c.H * kD * kD);
+    bool same_answer = true, last = true;
+    for (int i = 0; i < 8; i++) {
+      const bool v_first = i & 1, half = i & 2, with_checkpoints = i & 4;
+      // Entry (key, value) of a state in the pool.
+      const auto at = [&](size_t entry) {
+        return v_first ? entry / (kD * kD) * kD * kD + entry % kD * kD + entry / kD % kD : entry;
+      };
+      const auto initial = DeviceCase::permuted(c.state, c.B());
+      std::vector<float> pool(initial.size());
+      std::vector<uint16_t> pool16(initial.size());
+      for (size_t e = 0; e < pool.size(); e++)
+        pool[at(e)] = initial[e], pool16[at(e)] = to_bits(initial[e], KdaInput::bf16);
+      DeviceArray<float> f32(pool);
+      DeviceArray<uint16_t> bf16s(pool16);
+      KdaPrefillSm90 args = d.args;
+      args.state = half ? static_cast<void*>(bf16s.get()) : f32.get();
+      args.state_type = half ? KdaStateType::bf16 : KdaStateType::f32;
+      args.state_v_first = v_first;
+      args.checkpoints = with_checkpoints ? checkpoints.get() : nullptr;
+      args.whole_chains = true;
+      d.out.data.poison(), checkpoints.poison();
+      DeviceArray<char> workspace(kda_prefill_sm90_workspace_bytes(args));
+      workspace.poison();
+      LINNET_CUDA_OK(kda_prefill_sm90(args, workspace.get(), stream()));
+      bool gaps_kept = true;
+      const auto out = d.out.host(o.input, gaps_kept);
+      same_answer = same_answer && same_bits(out, plain.out, out.size());
+      const auto got = f32.host();
+      const auto got16 = bf16s.host();
+      const auto want = DeviceCase::permuted(plain.state, c.B());
+      for (size_t e = 0; e < want.size(); e++)
+        same_answer = same_answer && (half ? got16[at(e)] == to_bits(want[e], KdaInput::bf16) : got[at(e)] == want[e]);
+      const auto all = checkpoints.host();
+      for (int b = 0; b < c.B() && with_checkpoints; b++) {
+        const int64_t length = c.start[b + 1] - c.start[b], one = c.H * kD * kD;
+        const size_t slot = c.start[b] / kKdaSm90Chunk + b + (length - 1) / kKdaSm90Chunk;
+        for (int64_t e = 0; e < one && length > 0; e++)
+          last = last && all[slot * one + at(e)] == plain.state[b * one + e];
+      }
+    }
+    verdict(same_answer, name_of(o) + ": pools of either type and order, with and without checkpoints: the same bits");
+    verdict(last, name_of(o) + ": each sequence's last checkpoint is its final state, in bits");
+  }
+}
+
 // Complete decay must forget the state in full, whatever it was: a state of 1e30 leaves nothing.
 void check_forgetting() {
   for (const float z : {-1000.f, -INFINITY}) {
@@ -155,12 +213,37 @@ void check_refusals() {
               refused([](auto& a) { a.z_stride = 516; }) &&
               refused([](auto& a) { a.gate.gate = KdaGate::log_decay, a.z_stride = 514; }),
           "strides that do not fit are refused");
+  verdict(refused([](auto& a) { a.input = static_cast<KdaInput>(2); }) &&
+              refused([](auto& a) { a.state_type = static_cast<KdaStateType>(2); }) &&
+              refused([](auto& a) { a.gate.gate = static_cast<KdaGate>(5); }),
+          "types and gates that do not exist are refused");
   const KdaDecodeSm90 decode = {.n_sequences = 1, .n_heads = 1, .gate = {.gate = KdaGate::log_decay}};
   const KdaVerifySm90 verify = {
       .n_sequences = 1, .n_heads = 1, .n_tokens = 1, .gate = {.gate = KdaGate::head_softplus}};
   verdict(kda_decode_sm90(decode, nullptr) == cudaErrorInvalidValue &&
               kda_verify_sm90(verify, nullptr) == cudaErrorInvalidValue,
           "decode and verify refuse prefill's gates");
+}
+
+// States of calls with options: in turn, and with the workspace for it, where others go together. Needs no GPU.
+void check_schedules_of_states() {
+  using sm90::launch_prefill;
+  KdaPrefillSm90 a = {.token_stride = 32 * kD, .n_sequences = 1, .n_heads = 32, .n_tokens = 8192};
+  a.state_v_first = true;
+  const size_t plain = kda_prefill_sm90_workspace_bytes(a);
+  a.normalize_qk = false;
+  const size_t with_options = kda_prefill_sm90_workspace_bytes(a);
+  const bool refused = launch_prefill(a, nullptr, Schedule::together, 0, nullptr) == cudaErrorNotSupported;
+  a.state_v_first = false;
+  const size_t plain_states = kda_prefill_sm90_workspace_bytes(a);
+  const size_t together = sm90::workspace_bytes(8192, 1, 32, Schedule::together);
+  verdict(refused && plain == together && plain_states == together &&
+              with_options == sm90::workspace_bytes(8192, 1, 32, Schedule::in_turn),
+          "states with options go in turn");
+  float none;
+  a.checkpoints = &none;
+  verdict(launch_prefill(a, nullptr, Schedule::cut, 0, nullptr) == cudaErrorNotSupported,
+          "checkpoints of chains that are cut are refused");
 }
 
 // 8,192 tokens of 32 heads. Host generation is slow: some tokens, repeated.
@@ -176,7 +259,7 @@ void bench(int argc, char** argv) {
     }
     c.start = {0, T};
     OptionDevice d(c);
-    DeviceArray<char> workspace(kda_prefill_sm90_workspace_bytes(T, 1, H));
+    DeviceArray<char> workspace(kda_prefill_sm90_workspace_bytes(d.args));
     const Times t = time_us(40, [&] { LINNET_CUDA_OK(kda_prefill_sm90(d.args, workspace.get(), stream())); });
     const double z_bytes = c.z_width() * (is_log_decay(o.gate) ? 4 : 2);
     const double bytes = static_cast<double>(T) * (H * (4 * kD + 2 + z_bytes) + 4.0 * c.Hqk * kD) + 8.0 * H * kD * kD;
@@ -202,12 +285,14 @@ int main(int argc, char** argv) {
   using namespace linnet::ops::sm90_check;
   const std::string mode = argc > 1 ? argv[1] : "";
   check_refusals();
+  check_schedules_of_states();
   if (mode == "refusals") return failures ? 1 : 0;
   cudaDeviceProp p;
   LINNET_CUDA_OK(cudaGetDeviceProperties(&p, 0));
   std::printf("%s, %d SMs\n", p.name, p.multiProcessorCount);
   check_all(mode == "sanitize");
   if (mode != "sanitize") check_bits(), check_forgetting();
+  check_states();
   LINNET_CUDA_OK(cudaDeviceSynchronize());
   std::printf("%d failures\n", failures);
   if (mode == "bench") bench(argc, argv);

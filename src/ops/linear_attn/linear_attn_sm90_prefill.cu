@@ -28,9 +28,10 @@ PrefillKernel plain_prefill_kernel(KdaGate gate) {
 cudaError_t launch_prefill(const KdaPrefillSm90& args, void* workspace, Schedule schedule, int n_lanes,
                            cudaStream_t stream) {
   const KdaPrefillSm90 a = with_defaults(args);
-  if (const cudaError_t e = refusal(a)) return e;
+  if (!is_valid(a)) return cudaErrorInvalidValue;
   if (schedule == Schedule::cut) return launch_segments(a, workspace, n_lanes, stream);
-  const PrefillKernel kernel = has_plain_states(a) ? kernels_of(a).prefill : states_kernel(a);
+  const PrefillKernel kernel = has_plain_states(a) ? kernels_of(a).prefill : states_kernel(a, schedule);
+  if (!kernel) return cudaErrorNotSupported;
   return launch_grid(kernel, a, workspace, schedule, n_lanes, stream);
 }
 
@@ -124,20 +125,28 @@ size_t workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads, Schedule 
 
 namespace linnet::ops {
 
-size_t kda_prefill_sm90_workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads) noexcept {
+namespace {
+
+// Of a call whose chains may be cut, or not.
+sm90::Schedule schedule_of(const KdaPrefillSm90& args, bool whole_chains) {
+  const auto schedule = sm90::choose_schedule(args.n_tokens, args.n_sequences, args.n_heads, whole_chains);
+  const bool together = schedule == sm90::Schedule::together;
+  return together && !sm90::runs_together(sm90::with_defaults(args)) ? sm90::Schedule::in_turn : schedule;
+}
+
+}  // namespace
+
+size_t kda_prefill_sm90_workspace_bytes(const KdaPrefillSm90& args) noexcept {
   size_t bytes = 0;
-  for (const bool whole_chains : {false, true}) {
-    const auto schedule = sm90::choose_schedule(n_tokens, n_sequences, n_heads, whole_chains);
-    bytes = std::max(bytes, sm90::workspace_bytes(n_tokens, n_sequences, n_heads, schedule));
-  }
+  for (const bool whole_chains : {false, true})
+    bytes = std::max(
+        bytes, sm90::workspace_bytes(args.n_tokens, args.n_sequences, args.n_heads, schedule_of(args, whole_chains)));
   return bytes;
 }
 
 int kda_prefill_sm90(const KdaPrefillSm90& args, void* workspace, CUstream_st* stream) noexcept {
   if (args.n_sequences == 0 || args.n_heads == 0) return cudaSuccess;
-  const bool whole_chains = args.whole_chains || args.checkpoints;
-  const auto schedule = sm90::choose_schedule(args.n_tokens, args.n_sequences, args.n_heads, whole_chains);
-  return sm90::launch_prefill(args, workspace, schedule, 0, stream);
+  return sm90::launch_prefill(args, workspace, schedule_of(args, args.whole_chains || args.checkpoints), 0, stream);
 }
 
 }  // namespace linnet::ops

@@ -71,7 +71,7 @@ __device__ __forceinline__ void end_scan() {
   cluster_sync();  // neither CTA leaves while the other may still write here
 }
 
-// One CTA of the grid. B: the Build; Scan: what its states are (ScanArgs or derived from it).
+// One CTA of the grid. B: a Build or ScanOnly; Scan: what its states are (ScanArgs or derived from it).
 template <class B, class Scan>
 __device__ __forceinline__ void run_prefill(const KdaPrefillSm90& a, const Workspace& w, int n_slots, int n_wanted) {
   extern __shared__ __align__(1024) char smem_bytes[];
@@ -82,15 +82,17 @@ __device__ __forceinline__ void run_prefill(const KdaPrefillSm90& a, const Works
   const int lane = static_cast<int>(blockIdx.x) / kParts, part = static_cast<int>(blockIdx.x) % kParts;
   const int warpgroup = static_cast<int>(threadIdx.x) / 128, warp = static_cast<int>(threadIdx.x) / 32 % 4;
   if (lane >= plan.lanes.n_lanes) {
-    if (w.in_turn) return;
-    if (threadIdx.x < kWorkgroups) init_desk(desks[threadIdx.x]);
-    __syncthreads();
-    if (warpgroup < kWorkgroups) {
-      take_registers<160>();
-      prepare<B>(a, desks[warpgroup], *reinterpret_cast<prep::Smem*>(smem_bytes + warpgroup * kPrepBytes));
-    } else {
-      give_registers<32>();
-      if (warp < kWorkgroups && (threadIdx.x & 31) == 0) manage(a, w, plan.lanes, desks[warp]);
+    if constexpr (B::kPrep) {
+      if (w.in_turn) return;
+      if (threadIdx.x < kWorkgroups) init_desk(desks[threadIdx.x]);
+      __syncthreads();
+      if (warpgroup < kWorkgroups) {
+        take_registers<160>();
+        prepare<B>(a, desks[warpgroup], *reinterpret_cast<prep::Smem*>(smem_bytes + warpgroup * kPrepBytes));
+      } else {
+        give_registers<32>();
+        if (warp < kWorkgroups && (threadIdx.x & 31) == 0) manage(a, w, plan.lanes, desks[warp]);
+      }
     }
     return;
   }

@@ -13,18 +13,22 @@ __global__ void __cluster_dims__(kParts, 1, 1) __launch_bounds__(kPrefillThreads
   run_prefill<B, StateScan<kCheckpoints>>(a, w, n_slots, n_wanted);
 }
 
-template <KdaGate kGate>
+template <class B>
 PrefillKernel kernel_of(bool checkpoints) {
-  using B = Build<kGate, __nv_bfloat16, true>;
   return checkpoints ? prefill_states_kernel<B, true> : prefill_states_kernel<B, false>;
 }
 
 }  // namespace
 
-PrefillKernel states_kernel(const KdaPrefillSm90& a) {
+// In turn, one grid of each type serves all gates and options. Together, where the grid has prep, too: plain builds alone.
+PrefillKernel states_kernel(const KdaPrefillSm90& a, Schedule schedule) {
   const bool checkpoints = a.checkpoints != nullptr;
-  return a.gate.gate == KdaGate::softplus ? kernel_of<KdaGate::softplus>(checkpoints)
-                                          : kernel_of<KdaGate::lower_bound>(checkpoints);
+  if (schedule == Schedule::in_turn)
+    return a.input == KdaInput::f16 ? kernel_of<ScanOnly<__half>>(checkpoints)
+                                    : kernel_of<ScanOnly<__nv_bfloat16>>(checkpoints);
+  if (!is_plain(a)) return nullptr;
+  return a.gate.gate == KdaGate::softplus ? kernel_of<Build<KdaGate::softplus, __nv_bfloat16, true>>(checkpoints)
+                                          : kernel_of<Build<KdaGate::lower_bound, __nv_bfloat16, true>>(checkpoints);
 }
 
 }  // namespace linnet::ops::sm90
