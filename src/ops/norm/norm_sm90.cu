@@ -10,35 +10,14 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include "core/piece_cuda.cuh"
 #include "ops/norm/norm_sm90.h"
 
 namespace linnet::ops::sm90 {
 namespace {
 
-constexpr int kPiece = 8;  // channels of 16 bytes
 constexpr int kWideWarps = 8, kNarrowRows = 4;
 
-struct Piece {
-  float x[kPiece];
-};
-
-__device__ __forceinline__ Piece unpack(uint4 raw) {
-  const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
-  Piece r;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    r.x[2 * i] = __uint_as_float(words[i] << 16);
-    r.x[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-  }
-  return r;
-}
-__device__ __forceinline__ uint4 pack(const Piece& r) {
-  uint32_t words[4];
-#pragma unroll
-  for (int i = 0; i < 4; i++)
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(r.x[2 * i + 1]), "f"(r.x[2 * i]));
-  return make_uint4(words[0], words[1], words[2], words[3]);
-}
 __device__ __forceinline__ Piece load_weight(const float* w) {
   const float4 lo = __ldg(reinterpret_cast<const float4*>(w)), hi = __ldg(reinterpret_cast<const float4*>(w) + 1);
   return {{lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w}};
@@ -147,8 +126,7 @@ namespace linnet::ops {
 
 int rms_norm_sm90(const RmsNormSm90& a, CUstream_st* stream) noexcept {
   if (a.n_rows == 0 || a.width == 0) return cudaSuccess;
-  if (a.width < 0 || a.width % sm90::kPiece || a.width > kNormSm90MaxWidth || a.x_stride % sm90::kPiece ||
-      a.y_stride % sm90::kPiece)
+  if (a.width < 0 || a.width % kPiece || a.width > kNormSm90MaxWidth || a.x_stride % kPiece || a.y_stride % kPiece)
     return cudaErrorInvalidValue;
   if (a.width <= 1024) return sm90::launch_rms<1, 4>(a, stream);
   if (a.width <= 3072) return sm90::launch_rms<1, 12>(a, stream);
@@ -158,8 +136,7 @@ int rms_norm_sm90(const RmsNormSm90& a, CUstream_st* stream) noexcept {
 
 int gated_norm_sm90(const GatedNormSm90& a, CUstream_st* stream) noexcept {
   if (a.n_tokens == 0 || a.n_heads == 0) return cudaSuccess;
-  if (a.x_stride % sm90::kPiece || a.gate_stride % sm90::kPiece || a.y_stride % sm90::kPiece)
-    return cudaErrorInvalidValue;
+  if (a.x_stride % kPiece || a.gate_stride % kPiece || a.y_stride % kPiece) return cudaErrorInvalidValue;
   const int64_t grid = (a.n_tokens * a.n_heads + sm90::kGatedHeads - 1) / sm90::kGatedHeads;
   if (grid > 0x7fffffff) return cudaErrorInvalidValue;
   if (a.silu) sm90::gated_kernel<true><<<static_cast<unsigned>(grid), sm90::kGatedThreads, 0, stream>>>(a);

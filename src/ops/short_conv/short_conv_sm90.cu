@@ -12,36 +12,15 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include "core/piece_cuda.cuh"
 #include "ops/short_conv/short_conv_sm90.h"
 
 namespace linnet::ops::sm90 {
 namespace {
 
 constexpr int kTaps = kShortConvSm90Taps, kWindow = kTaps - 1;
-constexpr int kThreads = 128, kChannels = 8;
+constexpr int kThreads = 128;
 constexpr int kGroup = kTaps;  // tokens loaded together: the ring of inputs repeats with them
-
-struct Row {
-  float x[kChannels];
-};
-
-__device__ __forceinline__ Row unpack(uint4 raw) {
-  const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
-  Row r;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    r.x[2 * i] = __uint_as_float(words[i] << 16);
-    r.x[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-  }
-  return r;
-}
-__device__ __forceinline__ uint4 pack(const Row& r) {
-  uint32_t words[4];
-#pragma unroll
-  for (int i = 0; i < 4; i++)
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(r.x[2 * i + 1]), "f"(r.x[2 * i]));
-  return make_uint4(words[0], words[1], words[2], words[3]);
-}
 
 __device__ __forceinline__ int64_t start_of(const ShortConvSm90& a, int i) {
   return a.seq_start_is_64 ? static_cast<const int64_t*>(a.seq_start)[i] : static_cast<const int32_t*>(a.seq_start)[i];
@@ -50,19 +29,19 @@ __device__ __forceinline__ uint4 load_x(const ShortConvSm90& a, int64_t token, i
   return __ldg(reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(a.x) + token * a.x_stride + channel));
 }
 // Input i of the three before a sequence (2 is the newest), 8 channels of it.
-__device__ __forceinline__ Row load_state(const ShortConvSm90& a, int sequence, int channel, int i) {
-  Row r = {};
+__device__ __forceinline__ Piece load_state(const ShortConvSm90& a, int sequence, int channel, int i) {
+  Piece r = {};
   const int slot = a.state_in ? a.state_in[sequence] : -1;
   if (slot < 0) return r;
   const __nv_bfloat16* const from =
       static_cast<const __nv_bfloat16*>(a.state) + (static_cast<int64_t>(slot) * a.n_channels + channel) * kWindow + i;
 #pragma unroll
-  for (int c = 0; c < kChannels; c++) r.x[c] = __bfloat162float(from[c * kWindow]);
+  for (int c = 0; c < kPiece; c++) r.x[c] = __bfloat162float(from[c * kWindow]);
   return r;
 }
 // The input `back` tokens before `token` of a sequence that begins at `begin`.
-__device__ __forceinline__ Row load_before(const ShortConvSm90& a, int sequence, int64_t begin, int64_t token, int back,
-                                           int channel) {
+__device__ __forceinline__ Piece load_before(const ShortConvSm90& a, int sequence, int64_t begin, int64_t token,
+                                             int back, int channel) {
   if (token - back >= begin) return unpack(load_x(a, token - back, channel));
   return load_state(a, sequence, channel, static_cast<int>(kWindow + token - back - begin));
 }
@@ -79,12 +58,12 @@ __device__ __forceinline__ int sequence_of(const ShortConvSm90& a, int64_t token
 }
 
 struct Weights {
-  float w[kTaps][kChannels];
+  float w[kTaps][kPiece];
 };
 __device__ __forceinline__ Weights load_weights(const ShortConvSm90& a, int channel) {
   Weights r;
 #pragma unroll
-  for (int c = 0; c < kChannels; c++) {
+  for (int c = 0; c < kPiece; c++) {
     const float4 w = __ldg(reinterpret_cast<const float4*>(a.weight) + channel + c);
     r.w[0][c] = w.x;
     r.w[1][c] = w.y;
@@ -96,10 +75,10 @@ __device__ __forceinline__ Weights load_weights(const ShortConvSm90& a, int chan
 
 // Taps 0..3 over the ring, of which the newest input is in place `newest`.
 template <bool kSilu>
-__device__ __forceinline__ uint4 convolve(const Weights& w, const Row (&ring)[kTaps], int newest) {
-  Row y;
+__device__ __forceinline__ uint4 convolve(const Weights& w, const Piece (&ring)[kTaps], int newest) {
+  Piece y;
 #pragma unroll
-  for (int c = 0; c < kChannels; c++) {
+  for (int c = 0; c < kPiece; c++) {
     float s = w.w[0][c] * ring[(newest + 1) % kTaps].x[c];
 #pragma unroll
     for (int j = 1; j < kTaps; j++) s = fmaf(w.w[j][c], ring[(newest + 1 + j) % kTaps].x[c], s);
@@ -116,13 +95,13 @@ __device__ __forceinline__ void load_group(const ShortConvSm90& a, int64_t base,
 
 template <bool kSilu>
 __global__ void __launch_bounds__(kThreads, 4) conv_kernel(const __grid_constant__ ShortConvSm90 a, int run) {
-  const int channel = (blockIdx.x * kThreads + threadIdx.x) * kChannels;
+  const int channel = (blockIdx.x * kThreads + threadIdx.x) * kPiece;
   if (channel >= a.n_channels) return;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * run, last = min(first + run, a.n_tokens);
   int sequence = sequence_of(a, first);
   int64_t begin = start_of(a, sequence), end = start_of(a, sequence + 1);
   const Weights w = load_weights(a, channel);
-  Row ring[kTaps];
+  Piece ring[kTaps];
 #pragma unroll
   for (int back = 1; back <= kWindow; back++)
     ring[kTaps - back] = load_before(a, sequence, begin, first, back, channel);
@@ -179,7 +158,7 @@ constexpr int64_t kRun = 64, kShortestRun = 4, kWantedCtas = 2 * 132;
 
 cudaError_t launch(const ShortConvSm90& a, cudaStream_t stream) {
   if (a.n_tokens > 0) {
-    const int64_t columns = (a.n_channels + kThreads * kChannels - 1) / (kThreads * kChannels);
+    const int64_t columns = (a.n_channels + kThreads * kPiece - 1) / (kThreads * kPiece);
     int64_t run = kRun;
     while (run > kShortestRun && columns * ((a.n_tokens + run - 1) / run) < kWantedCtas) run /= 2;
     while ((a.n_tokens + run - 1) / run > 65535) run *= 2;
@@ -202,9 +181,8 @@ namespace linnet::ops {
 
 int short_conv_sm90(const ShortConvSm90& a, CUstream_st* stream) noexcept {
   if (a.n_sequences == 0 || a.n_channels == 0) return cudaSuccess;
-  const bool wide = a.x_stride % sm90::kChannels == 0 && a.y_stride % sm90::kChannels == 0;
-  if (a.n_sequences > 65535 || a.n_channels < 0 || a.n_channels % sm90::kChannels || !wide)
-    return cudaErrorInvalidValue;
+  const bool wide = a.x_stride % kPiece == 0 && a.y_stride % kPiece == 0;
+  if (a.n_sequences > 65535 || a.n_channels < 0 || a.n_channels % kPiece || !wide) return cudaErrorInvalidValue;
   return sm90::launch(a, stream);
 }
 
