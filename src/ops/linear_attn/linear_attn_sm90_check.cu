@@ -205,21 +205,16 @@ void check_record(Draw draw, int n_valid) {
 
 int main(int argc, char** argv) {
   using namespace linnet::ops::sm90_check;
-  cudaDeviceProp p;
-  LINNET_CUDA_OK(cudaGetDeviceProperties(&p, 0));
-  std::printf("%s, %d SMs\n", p.name, p.multiProcessorCount);
-  const std::string mode = argc > 1 ? argv[1] : "";
+  const std::string mode = mode_of(argc, argv);
   if (mode == "profile" || mode == "tune") {
     mode == "tune" ? tune() : profile();
     return 0;
   }
-  for (const Draw draw : {Draw::zero, Draw::trained, Draw::strong, Draw::cliffs, Draw::bounded, Draw::collinear})
-    for (const int n : {64, 1, 17, 50}) check_record(draw, n);
-  check_accuracy();
-  LINNET_CUDA_OK(cudaDeviceSynchronize());
-  if (mode != "sanitize") check_bits();
-  LINNET_CUDA_OK(cudaDeviceSynchronize());
-  std::printf("%d failures\n", failures);
-  if (mode == "bench") bench(argc, argv);
-  return failures ? 1 : 0;
+  const auto checks = [](const std::string& mode) {
+    for (const Draw draw : {Draw::zero, Draw::trained, Draw::strong, Draw::cliffs, Draw::bounded, Draw::collinear})
+      for (const int n : {64, 1, 17, 50}) check_record(draw, n);
+    check_accuracy();
+    if (mode != "sanitize") check_bits();
+  };
+  return run_checks(argc, argv, checks, bench);
 }

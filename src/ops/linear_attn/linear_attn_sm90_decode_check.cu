@@ -248,21 +248,16 @@ void check_decode_bits() {
 
 int main(int argc, char** argv) {
   using namespace linnet::ops::sm90_check;
-  cudaDeviceProp p;
-  LINNET_CUDA_OK(cudaGetDeviceProperties(&p, 0));
-  std::printf("%s, %d SMs\n", p.name, p.multiProcessorCount);
-  const std::string mode = argc > 1 ? argv[1] : "";
-  if (mode == "sanitize") {
-    for (const int n : {1, 3, 30, 101})
-      DecodeBatch(n, 4, make_case(Draw::trained, std::vector<int64_t>(n, 0), 4, 34)).run(0, n, n == 101);
-  } else {
+  const auto checks = [](const std::string& mode) {
+    if (mode == "sanitize") {
+      for (const int n : {1, 3, 30, 101})
+        DecodeBatch(n, 4, make_case(Draw::trained, std::vector<int64_t>(n, 0), 4, 34)).run(0, n, n == 101);
+      return;
+    }
     check_decode(130, 2);
     check_decode(130, 4);
     check_decode(5, 2);
     check_decode_bits();
-  }
-  LINNET_CUDA_OK(cudaDeviceSynchronize());
-  std::printf("%d failures\n", failures);
-  if (mode == "bench") bench_decode(argc, argv);
-  return failures ? 1 : 0;
+  };
+  return run_checks(argc, argv, checks, bench_decode);
 }

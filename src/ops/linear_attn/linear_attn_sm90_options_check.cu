@@ -129,60 +129,6 @@ void check_bits() {
   }
 }
 
-// States beside the plain pool, with options: as in the plain pool, in bits, on values that bf16 has.
-void check_states() {
-  for (const Options& o : {Options{.gate = KdaGate::head_log_decay, .n_qk_heads = 2, .beta_values = true},
-                           Options{.gate = KdaGate::log_decay, .input = KdaInput::f16, .normalize = false}}) {
-    OptionCase c = make_option_case(o, {1, 200, 0, 64, 333}, 4, 32);
-    for (auto& x : c.state) x = to_float(to_bits(x, KdaInput::bf16), KdaInput::bf16);
-    OptionDevice d(c);
-    const Answer plain = run(d, c, Schedule::in_turn);
-    DeviceArray<float> checkpoints((c.N() / kKdaSm90Chunk + c.B()) * c.H * kD * kD);
-    bool same_answer = true, last = true;
-    for (int i = 0; i < 8; i++) {
-      const bool v_first = i & 1, half = i & 2, with_checkpoints = i & 4;
-      // Entry (key, value) of a state in the pool.
-      const auto at = [&](size_t entry) {
-        return v_first ? entry / (kD * kD) * kD * kD + entry % kD * kD + entry / kD % kD : entry;
-      };
-      const auto initial = DeviceCase::permuted(c.state, c.B());
-      std::vector<float> pool(initial.size());
-      std::vector<uint16_t> pool16(initial.size());
-      for (size_t e = 0; e < pool.size(); e++)
-        pool[at(e)] = initial[e], pool16[at(e)] = to_bits(initial[e], KdaInput::bf16);
-      DeviceArray<float> f32(pool);
-      DeviceArray<uint16_t> bf16s(pool16);
-      KdaPrefillSm90 args = d.args;
-      args.state = half ? static_cast<void*>(bf16s.get()) : f32.get();
-      args.state_type = half ? KdaStateType::bf16 : KdaStateType::f32;
-      args.state_v_first = v_first;
-      args.checkpoints = with_checkpoints ? checkpoints.get() : nullptr;
-      args.whole_chains = true;
-      d.out.data.poison(), checkpoints.poison();
-      DeviceArray<char> workspace(kda_prefill_sm90_workspace_bytes(args));
-      workspace.poison();
-      LINNET_CUDA_OK(kda_prefill_sm90(args, workspace.get(), stream()));
-      bool gaps_kept = true;
-      const auto out = d.out.host(o.input, gaps_kept);
-      same_answer = same_answer && same_bits(out, plain.out, out.size());
-      const auto got = f32.host();
-      const auto got16 = bf16s.host();
-      const auto want = DeviceCase::permuted(plain.state, c.B());
-      for (size_t e = 0; e < want.size(); e++)
-        same_answer = same_answer && (half ? got16[at(e)] == to_bits(want[e], KdaInput::bf16) : got[at(e)] == want[e]);
-      const auto all = checkpoints.host();
-      for (int b = 0; b < c.B() && with_checkpoints; b++) {
-        const int64_t length = c.start[b + 1] - c.start[b], one = c.H * kD * kD;
-        const size_t slot = c.start[b] / kKdaSm90Chunk + b + (length - 1) / kKdaSm90Chunk;
-        for (int64_t e = 0; e < one && length > 0; e++)
-          last = last && all[slot * one + at(e)] == plain.state[b * one + e];
-      }
-    }
-    verdict(same_answer, name_of(o) + ": pools of either type and order, with and without checkpoints: the same bits");
-    verdict(last, name_of(o) + ": each sequence's last checkpoint is its final state, in bits");
-  }
-}
-
 // Complete decay must forget the state in full, whatever it was: a state of 1e30 leaves nothing.
 void check_forgetting() {
   for (const float z : {-1000.f, -INFINITY}) {
@@ -283,18 +229,12 @@ void bench(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   using namespace linnet::ops::sm90_check;
-  const std::string mode = argc > 1 ? argv[1] : "";
   check_refusals();
   check_schedules_of_states();
-  if (mode == "refusals") return failures ? 1 : 0;
-  cudaDeviceProp p;
-  LINNET_CUDA_OK(cudaGetDeviceProperties(&p, 0));
-  std::printf("%s, %d SMs\n", p.name, p.multiProcessorCount);
-  check_all(mode == "sanitize");
-  if (mode != "sanitize") check_bits(), check_forgetting();
-  check_states();
-  LINNET_CUDA_OK(cudaDeviceSynchronize());
-  std::printf("%d failures\n", failures);
-  if (mode == "bench") bench(argc, argv);
-  return failures ? 1 : 0;
+  if (mode_of(argc, argv) == "refusals") return failures ? 1 : 0;
+  const auto checks = [](const std::string& mode) {
+    check_all(mode == "sanitize");
+    if (mode != "sanitize") check_bits(), check_forgetting();
+  };
+  return run_checks(argc, argv, checks, bench);
 }

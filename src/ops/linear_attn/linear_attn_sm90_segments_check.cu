@@ -7,7 +7,6 @@ namespace linnet::ops::sm90_check {
 namespace {
 
 using sm90::Schedule;
-constexpr size_t kState = static_cast<size_t>(kD) * kD;
 
 void run(DeviceCase& d, const Case& c, Schedule schedule, int n_lanes) {
   DeviceArray<char> workspace(sm90::workspace_bytes(d.args.n_tokens, c.B(), c.H, schedule));
@@ -110,11 +109,7 @@ void check_bits(int runs) {
   run(plain, r, Schedule::cut, 0);
   const auto want = plain.state.host();
   const auto initial = DeviceCase::permuted(r.state, r.B());
-  std::vector<bf16> pool(initial.size()), want_pool(initial.size());
-  for (size_t i = 0; i < initial.size(); i++) {
-    const size_t at = i / kState * kState + i % kD * kD + i % kState / kD;
-    pool[at] = __float2bfloat16(initial[i]), want_pool[at] = __float2bfloat16(want[i]);
-  }
+  const std::vector<bf16> pool = rounded(transposed(initial)), want_pool = rounded(transposed(want));
   DeviceArray<bf16> states_bf16(pool);
   DeviceCase other(r);
   other.args.state = states_bf16.get();
@@ -182,16 +177,14 @@ void check_edges() {
 
 int main(int argc, char** argv) {
   using namespace linnet::ops::sm90_check;
-  const bool sanitize = argc > 1 && std::string(argv[1]) == "sanitize";
-  check_accuracy(sanitize);
-  check_bits(sanitize ? 2 : 100);
-  check_edges();
-  if (!sanitize) {
+  return run_checks(argc, argv, [](const std::string& mode) {
+    const bool sanitize = mode == "sanitize";
+    check_accuracy(sanitize);
+    check_bits(sanitize ? 2 : 100);
+    check_edges();
+    if (sanitize) return;
     check_causality(37);
     for (const Draw draw : {Draw::trained, Draw::weak, Draw::zero, Draw::mixed}) check_long(draw, 8191, 2);
     check_long(Draw::bounded, 4096, 4);
-  }
-  LINNET_CUDA_OK(cudaDeviceSynchronize());
-  std::printf("%d failures\n", failures);
-  return failures ? 1 : 0;
+  });
 }

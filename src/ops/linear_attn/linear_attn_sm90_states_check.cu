@@ -1,26 +1,11 @@
 // Checks what the Hopper KDA prefill does with states beside the plain pool: checkpoints, pools with values first, pools in bf16.
 // Mode `sanitize` is short, for compute-sanitizer.
 #include "ops/linear_attn/linear_attn_sm90_launch.cuh"
+#include "ops/linear_attn/linear_attn_sm90_options_case.cuh"
 #include "ops/linear_attn/linear_attn_sm90_verdict.cuh"
 
 namespace linnet::ops::sm90_check {
 namespace {
-
-constexpr size_t kState = static_cast<size_t>(kD) * kD;
-
-std::vector<float> transposed(const std::vector<float>& s) {
-  std::vector<float> t(s.size());
-  for (size_t at = 0; at < s.size(); at += kState)
-    for (int i = 0; i < kD; i++)
-      for (int j = 0; j < kD; j++) t[at + j * kD + i] = s[at + i * kD + j];
-  return t;
-}
-
-std::vector<bf16> rounded(const std::vector<float>& s) {
-  std::vector<bf16> r(s.size());
-  for (size_t i = 0; i < s.size(); i++) r[i] = __float2bfloat16(s[i]);
-  return r;
-}
 
 size_t n_slots(const Case& c) { return c.N() / kKdaSm90Chunk + c.B(); }
 
@@ -154,40 +139,63 @@ void check_restart(bool v_first) {
                     (v_first ? ", values first" : ""));
 }
 
-// Every layout and type of the pool against the plain one on the same (rounded) values.
-void check_pools() {
-  Case c = make_case(Draw::trained, {1, 200, 0, 64, 333}, 3, 400);
-  for (auto& s : c.state) s = __bfloat162float(__float2bfloat16(s));
+// Every layout and type of the pool against the plain one, in bits; of `initial` bf16 has all values, `plain` is what a call leaves of it.
+// answers(): makes the call with args as they are, and whether its outputs are as with the plain pool.
+template <class C, class Answers>
+void check_pools(const C& c, KdaPrefillSm90& args, const std::string& call, const std::vector<float>& initial,
+                 const std::vector<float>& plain, Answers answers) {
+  const size_t one = c.H * kState;
+  DeviceArray<float> checkpoints((c.N() / kKdaSm90Chunk + c.B()) * one);
+  for (const bool v_first : {false, true}) {
+    const auto pool = v_first ? transposed(initial) : initial, want = v_first ? transposed(plain) : plain;
+    for (const bool with_checkpoints : {false, true}) {
+      const std::string how =
+          call + (v_first ? ", values first" : ", keys first") + (with_checkpoints ? ", checkpoints" : "");
+      args.state_v_first = v_first;
+      args.checkpoints = with_checkpoints ? checkpoints.get() : nullptr;
+      DeviceArray<float> f32(pool);
+      args.state = f32.get();
+      args.state_type = KdaStateType::f32;
+      const bool outputs = answers();
+      verdict(outputs && same_bits(f32.host(), want, want.size()), "f32 pool" + how);
+
+      DeviceArray<bf16> half(rounded(pool));
+      checkpoints.poison();
+      args.state = half.get();
+      args.state_type = KdaStateType::bf16;
+      const bool outputs_of_half = answers();
+      verdict(outputs_of_half && same_bits(half.host(), rounded(want), want.size()), "bf16 pool" + how);
+      if (!with_checkpoints) continue;
+      const auto all = checkpoints.host();
+      bool last = true;
+      for (int b = 0; b < c.B(); b++) {
+        const int64_t length = c.start[b + 1] - c.start[b];
+        const size_t slot = c.start[b] / kKdaSm90Chunk + b + (length - 1) / kKdaSm90Chunk;
+        last = last && (length == 0 || std::memcmp(all.data() + slot * one, want.data() + (c.B() - 1 - b) * one,
+                                                   one * sizeof(float)) == 0);
+      }
+      verdict(last, "each sequence's last checkpoint is its final state, in f32" + how);
+    }
+  }
+}
+
+const std::vector<int64_t> kLengths = {1, 200, 0, 64, 333};
+void round_to_bf16(std::vector<float>& x) {
+  for (auto& e : x) e = __bfloat162float(__float2bfloat16(e));
+}
+
+void check_pools_of_layer() {
+  Case c = make_case(Draw::trained, kLengths, 3, 400);
+  round_to_bf16(c.state);
   DeviceCase d(c);
   d.run();
   const auto out = d.out.host();
-  const auto plain = d.state.host();
   const auto initial = DeviceCase::permuted(c.state, c.B());
-  for (const bool v_first : {false, true}) {
-    for (const bool with_checkpoints : {false, true}) {
-      DeviceArray<float> checkpoints(n_slots(c) * c.H * kState);
-      d.args.state_v_first = v_first;
-      d.args.checkpoints = with_checkpoints ? checkpoints.get() : nullptr;
-      const std::string how =
-          std::string(v_first ? ", values first" : ", keys first") + (with_checkpoints ? ", checkpoints" : "");
-      const auto want = v_first ? transposed(plain) : plain;
-      const auto pool = v_first ? transposed(initial) : initial;
-      DeviceArray<float> f32(pool);
-      d.out.poison();
-      d.args.state = f32.get();
-      d.args.state_type = KdaStateType::f32;
-      d.run();
-      verdict(same_bits(d.out.host(), out, out.size()) && same_bits(f32.host(), want, want.size()), "f32 pool" + how);
-
-      DeviceArray<bf16> half(rounded(pool));
-      d.out.poison();
-      d.args.state = half.get();
-      d.args.state_type = KdaStateType::bf16;
-      d.run();
-      verdict(same_bits(d.out.host(), out, out.size()) && same_bits(half.host(), rounded(want), want.size()),
-              "bf16 pool" + how);
-    }
-  }
+  check_pools(c, d.args, "", initial, d.state.host(), [&] {
+    d.out.poison();
+    d.run();
+    return same_bits(d.out.host(), out, out.size());
+  });
   // Negative slots: nothing read, nothing written.
   d.args.checkpoints = nullptr;
   DeviceArray<bf16> half(initial.size());
@@ -202,19 +210,41 @@ void check_pools() {
           "bf16 pool, negative slots: zero state in, none out: " + show(e));
 }
 
+// Calls with options go in turn, each type with a grid of its own.
+void check_pools_with_options() {
+  for (const Options& o : {Options{.gate = KdaGate::head_log_decay, .n_qk_heads = 2, .beta_values = true},
+                           Options{.gate = KdaGate::log_decay, .input = KdaInput::f16, .normalize = false}}) {
+    OptionCase c = make_option_case(o, kLengths, 4, 32);
+    round_to_bf16(c.state);
+    OptionDevice d(c);
+    d.args.whole_chains = true;
+    const auto call = [&] {
+      d.out.data.poison();
+      DeviceArray<char> workspace(kda_prefill_sm90_workspace_bytes(d.args));
+      workspace.poison();
+      LINNET_CUDA_OK(kda_prefill_sm90(d.args, workspace.get(), stream()));
+      bool gaps_kept = true;
+      return d.out.host(o.input, gaps_kept);
+    };
+    const auto out = call();
+    check_pools(c, d.args, std::string(", ") + kGateNames[static_cast<int>(o.gate)],
+                DeviceCase::permuted(c.state, c.B()), d.state.host(),
+                [&] { return same_bits(call(), out, out.size()); });
+  }
+}
+
 }  // namespace
 }  // namespace linnet::ops::sm90_check
 
 int main(int argc, char** argv) {
   using namespace linnet::ops::sm90_check;
-  check_checkpoints(Draw::trained);
-  const bool sanitize = argc > 1 && std::string(argv[1]) == "sanitize";
-  if (!sanitize)
-    for (const Draw draw : {Draw::weak, Draw::mixed, Draw::bounded}) check_checkpoints(draw);
-  check_restart(false);
-  check_restart(true);
-  check_pools();
-  LINNET_CUDA_OK(cudaDeviceSynchronize());
-  std::printf("%d failures\n", failures);
-  return failures ? 1 : 0;
+  return run_checks(argc, argv, [](const std::string& mode) {
+    check_checkpoints(Draw::trained);
+    if (mode != "sanitize")
+      for (const Draw draw : {Draw::weak, Draw::mixed, Draw::bounded}) check_checkpoints(draw);
+    check_restart(false);
+    check_restart(true);
+    check_pools_of_layer();
+    check_pools_with_options();
+  });
 }

@@ -1,4 +1,4 @@
-// How the checks of the Hopper KDA kernels compare and report.
+// How the checks of the Hopper kernels compare and report, and what their programs have in common.
 #pragma once
 
 #include <cstring>
@@ -52,6 +52,38 @@ inline std::string show(const Error& e) {
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b, size_t n) {
   return std::memcmp(a.data(), b.data(), n * sizeof(T)) == 0;
+}
+
+constexpr size_t kState = static_cast<size_t>(kD) * kD;  // entries
+
+// States [.., key, value] as [.., value, key], or back.
+inline std::vector<float> transposed(const std::vector<float>& s) {
+  std::vector<float> t(s.size());
+  for (size_t at = 0; at < s.size(); at += kState)
+    for (int i = 0; i < kD; i++)
+      for (int j = 0; j < kD; j++) t[at + j * kD + i] = s[at + i * kD + j];
+  return t;
+}
+
+inline std::vector<bf16> rounded(const std::vector<float>& s) {
+  std::vector<bf16> r(s.size());
+  for (size_t i = 0; i < s.size(); i++) r[i] = __float2bfloat16(s[i]);
+  return r;
+}
+
+inline std::string mode_of(int argc, char** argv) { return argc > 1 ? argv[1] : ""; }
+
+// A program: checks(mode), then with `bench` the benchmark. Returns its exit status.
+template <class Checks>
+int run_checks(int argc, char** argv, Checks checks, void (*bench)(int, char**) = nullptr) {
+  cudaDeviceProp p;
+  LINNET_CUDA_OK(cudaGetDeviceProperties(&p, 0));
+  std::printf("%s, %d SMs\n", p.name, p.multiProcessorCount);
+  checks(mode_of(argc, argv));
+  LINNET_CUDA_OK(cudaDeviceSynchronize());
+  std::printf("%d failures\n", failures);
+  if (bench && mode_of(argc, argv) == "bench") bench(argc, argv);
+  return failures ? 1 : 0;
 }
 
 }  // namespace linnet::ops::sm90_check

@@ -221,14 +221,6 @@ void sanitize() {
 
 int main(int argc, char** argv) {
   using namespace linnet::ops::sm90_check;
-  const std::string mode = argc > 1 ? argv[1] : "";
-  if (mode == "sanitize") {
-    sanitize();
-  } else {
-    check_verify();
-  }
-  LINNET_CUDA_OK(cudaDeviceSynchronize());
-  std::printf("%d failures\n", failures);
-  if (mode == "bench") bench_verify(argc, argv);
-  return failures ? 1 : 0;
+  const auto checks = [](const std::string& mode) { mode == "sanitize" ? sanitize() : check_verify(); };
+  return run_checks(argc, argv, checks, bench_verify);
 }

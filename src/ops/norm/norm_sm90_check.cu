@@ -129,7 +129,7 @@ void check_refusals() {
 
 }  // namespace
 
-int run(int argc, char** argv) {
+void check_all() {
   for (const int width : {8, 128, 512, 1024, 1032, 2304, 3072, 3080, 4096, 8192, 8200, 24576})
     check_rms(width < 4000 ? 37 : 3, width, width, width, 1);
   check_rms(5, 2304, 2304 + 64, 2304 + 8, 1e-3f);
@@ -138,11 +138,12 @@ int run(int argc, char** argv) {
     for (const int64_t n : {1, 7, 65}) check_gated(n, heads, heads == 3 ? 24 : 0, n == 7);
   }
   check_refusals();
-  if (argc > 1 && std::string(argv[1]) == "bench") bench_norm(argc, argv);
-  std::printf("%d failures\n", failures);
-  return failures != 0;
 }
 
 }  // namespace linnet::ops::sm90_check
 
-int main(int argc, char** argv) { return linnet::ops::sm90_check::run(argc, argv); }
+int main(int argc, char** argv) {
+  using namespace linnet::ops::sm90_check;
+  return run_checks(
+      argc, argv, [](const std::string&) { check_all(); }, bench_norm);
+}

@@ -161,18 +161,19 @@ void check_cuts() {
 
 }  // namespace
 
-int run(int argc, char** argv) {
+void check_all() {
   check_case({5, 0, 1, 2, 3, 4, 64, 63, 65, 0, 129, 1, 1, 1, 0}, 96, 0, true, false, "ragged, silu");
   check_case({0, 0, 200, 3, 0}, 1032, 24, false, true, "ragged, int64, more than one CTA of channels, strides");
   check_case({1, 1, 1, 1}, 3072, 0, true, false, "one token each");
   check_case({3000, 17}, 8, 0, true, true, "long, few channels");
   check_case({0}, 8, 0, true, false, "nothing");
   check_cuts();
-  if (argc > 1 && std::string(argv[1]) == "bench") bench_short_conv(argc, argv);
-  std::printf("%d failures\n", failures);
-  return failures != 0;
 }
 
 }  // namespace linnet::ops::sm90_check
 
-int main(int argc, char** argv) { return linnet::ops::sm90_check::run(argc, argv); }
+int main(int argc, char** argv) {
+  using namespace linnet::ops::sm90_check;
+  return run_checks(
+      argc, argv, [](const std::string&) { check_all(); }, bench_short_conv);
+}
