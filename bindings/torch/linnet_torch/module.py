@@ -48,6 +48,7 @@ class PrefillArgs(Structure):
         ("state_v_first", c_bool),
         ("checkpoints", c_void_p),
         ("whole_chains", c_bool),
+        ("head_dim", c_int32),
     ]
 
 

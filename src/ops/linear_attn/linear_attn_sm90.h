@@ -78,14 +78,15 @@ struct KdaPrefillSm90 {
   // the inputs, seq_start, n_tokens, n_sequences and n_heads, on any device, but neither those of its sequences alone nor those of
   // two calls. true: never cut, which gives all sequences those bits. A call with checkpoints is never cut.
   bool whole_chains = false;
+  int head_dim = 0;  // Dk = Dv, instead of each 128 above; 0: 128. 64 is not built yet
 };
 
 // Bytes of scratch for a call, 128-byte aligned memory. Follows no pointer of the arguments. The same for any whole_chains. A call with options
 // and with state_v_first, bf16 states or checkpoints needs the records of all tokens at once: 66,048 B for each 64 tokens and head.
 size_t kda_prefill_sm90_workspace_bytes(const KdaPrefillSm90& args) noexcept;
 
-// Enqueues the prefill. No host synchronisation, graph-capturable, deterministic. Returns a cudaError_t: cudaErrorInvalidValue for heads or
-// strides that do not fit.
+// Enqueues the prefill. No host synchronisation, graph-capturable, deterministic. Returns a cudaError_t: cudaErrorInvalidValue for heads,
+// strides, types or gates that do not fit, cudaErrorNotSupported for a width of heads that is not built.
 int kda_prefill_sm90(const KdaPrefillSm90& args, void* workspace, CUstream_st* stream) noexcept;
 
 // One token of every sequence, from the projections' outputs to the input of the output projection.

@@ -28,6 +28,7 @@ cudaError_t launch_segments(const KdaPrefillSm90& args, void* workspace, int n_l
 
 inline KdaPrefillSm90 with_defaults(KdaPrefillSm90 a) {
   if (a.n_qk_heads == 0) a.n_qk_heads = a.n_heads;
+  if (a.head_dim == 0) a.head_dim = kKdaSm90Dim;
   for (int64_t* stride : {&a.qk_stride, &a.z_stride, &a.out_stride})
     if (*stride == 0) *stride = a.token_stride;
   return a;
@@ -44,6 +45,11 @@ inline bool is_valid(const KdaPrefillSm90& a) {
 inline bool is_plain(const KdaPrefillSm90& a) {
   return a.gate.gate <= KdaGate::lower_bound && a.input == KdaInput::bf16 && !a.beta_value && a.normalize_qk &&
          a.n_qk_heads == a.n_heads && a.qk_stride == a.token_stride && a.z_stride == a.token_stride;
+}
+// Widths of heads.
+inline cudaError_t refusal_of_width(int head_dim) {
+  if (head_dim == 0 || head_dim == kKdaSm90Dim) return cudaSuccess;
+  return head_dim == 64 ? cudaErrorNotSupported : cudaErrorInvalidValue;
 }
 inline bool has_plain_states(const KdaPrefillSm90& a) {
   return a.state_type == KdaStateType::f32 && !a.state_v_first && !a.checkpoints;

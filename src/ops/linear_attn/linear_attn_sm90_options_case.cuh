@@ -12,6 +12,7 @@ struct Options {
   KdaInput input = KdaInput::bf16;
   int n_qk_heads = 0;  // 0: as many as heads
   bool normalize = true, beta_values = false, strided = false;
+  int head_dim = kD;
 };
 constexpr const char* kGateNames[] = {"softplus", "lower_bound", "log_decay", "head_softplus", "head_log_decay"};
 
@@ -29,20 +30,23 @@ inline float to_float(uint16_t bits, KdaInput input) {
 // All values are such that the inputs' type holds them. Dense.
 struct OptionCase {
   Options options;
-  int H = 1, Hqk = 1;
+  int H = 1, Hqk = 1;  // heads of D()
   std::vector<int64_t> start;
-  std::vector<float> q, k, v, z, beta;  // z: [N, H, 128] or [N, H]; beta: values or logits
+  std::vector<float> q, k, v, z, beta;  // z: [N, H, D] or [N, H]; beta: values or logits
   std::vector<float> a_log, dt_bias, state;
-  float scale = 0.08838834764831845f;
+  float scale;
   int B() const { return static_cast<int>(start.size()) - 1; }
   int64_t N() const { return start.back(); }
-  int z_width() const { return is_head_gate(options.gate) ? 1 : kD; }
+  int D() const { return options.head_dim; }
+  int z_width() const { return is_head_gate(options.gate) ? 1 : D(); }
 };
 
 inline OptionCase make_option_case(const Options& o, const std::vector<int64_t>& lengths, int H, unsigned seed) {
   OptionCase c;
   c.options = o;
   c.H = H;
+  const int D = o.head_dim;
+  c.scale = 1 / std::sqrt(static_cast<float>(D));
   c.Hqk = o.n_qk_heads ? o.n_qk_heads : H;
   c.start.push_back(0);
   for (int64_t n : lengths) c.start.push_back(c.start.back() + n);
@@ -54,16 +58,16 @@ inline OptionCase make_option_case(const Options& o, const std::vector<int64_t>&
     x.resize(n);
     for (auto& e : x) e = rounded(sigma * normal(rng));
   };
-  fill(c.q, c.N() * c.Hqk * kD, 1);
-  fill(c.k, c.N() * c.Hqk * kD, 1);
-  fill(c.v, c.N() * H * kD, 1);
+  fill(c.q, c.N() * c.Hqk * D, 1);
+  fill(c.k, c.N() * c.Hqk * D, 1);
+  fill(c.v, c.N() * H * D, 1);
   if (!o.normalize) {  // norms of 3 and 0.8: normalising them would show
     for (auto* x : {&c.q, &c.k}) {
-      for (size_t row = 0; row < x->size(); row += kD) {
+      for (size_t row = 0; row < x->size(); row += D) {
         float square = 1e-6f;
-        for (int d = 0; d < kD; d++) square += (*x)[row + d] * (*x)[row + d];
+        for (int d = 0; d < D; d++) square += (*x)[row + d] * (*x)[row + d];
         const float factor = (x == &c.q ? 3.f : 0.8f) / std::sqrt(square);
-        for (int d = 0; d < kD; d++) (*x)[row + d] = rounded((*x)[row + d] * factor);
+        for (int d = 0; d < D; d++) (*x)[row + d] = rounded((*x)[row + d] * factor);
       }
     }
   }
@@ -86,51 +90,52 @@ inline OptionCase make_option_case(const Options& o, const std::vector<int64_t>&
   c.dt_bias.resize(static_cast<size_t>(H) * c.z_width());
   for (auto& a : c.a_log) a = std::log(1 + 3 * uniform(rng));
   for (auto& b : c.dt_bias) b = o.gate == KdaGate::lower_bound ? 0.f : -4 + 2 * normal(rng);
-  c.state.resize(static_cast<size_t>(c.B()) * H * kD * kD);
+  c.state.resize(static_cast<size_t>(c.B()) * H * D * D);
   for (auto& s : c.state) s = 0.3f * normal(rng);
   return c;
 }
 
 inline double log_decay(const OptionCase& c, int64_t token, int h, int d) {
   const bool head = is_head_gate(c.options.gate);
-  const double z = c.z[head ? token * c.H + h : (token * c.H + h) * kD + d];
+  const double z = c.z[head ? token * c.H + h : (token * c.H + h) * c.D() + d];
   if (is_log_decay(c.options.gate)) return z;
-  const double x = z + c.dt_bias[head ? h : h * kD + d], rate = std::exp(static_cast<double>(c.a_log[h]));
+  const double x = z + c.dt_bias[head ? h : h * c.D() + d], rate = std::exp(static_cast<double>(c.a_log[h]));
   return c.options.gate == KdaGate::lower_bound ? -5.0 / (1 + std::exp(-rate * x)) : -rate * std::log1p(std::exp(x));
 }
 
 inline Result reference(const OptionCase& c) {
-  Result r{std::vector<double>(c.N() * c.H * kD), std::vector<double>(c.state.begin(), c.state.end())};
+  const int D = c.D();
+  Result r{std::vector<double>(c.N() * c.H * D), std::vector<double>(c.state.begin(), c.state.end())};
   parallel(c.B() * c.H, [&](int item) {
     const int b = item / c.H, h = item % c.H, group = c.H / c.Hqk;
-    double* const s = &r.state[static_cast<size_t>(item) * kD * kD];
+    double* const s = &r.state[static_cast<size_t>(item) * D * D];
     for (int64_t n = c.start[b]; n < c.start[b + 1]; n++) {
-      const float* const q = &c.q[(n * c.Hqk + h / group) * kD];
-      const float* const k = &c.k[(n * c.Hqk + h / group) * kD];
-      const float* const v = &c.v[(n * c.H + h) * kD];
-      double* const o = &r.out[(n * c.H + h) * kD];
+      const float* const q = &c.q[(n * c.Hqk + h / group) * D];
+      const float* const k = &c.k[(n * c.Hqk + h / group) * D];
+      const float* const v = &c.v[(n * c.H + h) * D];
+      double* const o = &r.out[(n * c.H + h) * D];
       const double given = c.beta[n * c.H + h], beta = c.options.beta_values ? given : 1 / (1 + std::exp(-given));
       double q_norm = 1, k_norm = 1;
       if (c.options.normalize) {
         double qq = 1e-6, kk = 1e-6;
-        for (int d = 0; d < kD; d++) qq += static_cast<double>(q[d]) * q[d], kk += static_cast<double>(k[d]) * k[d];
+        for (int d = 0; d < D; d++) qq += static_cast<double>(q[d]) * q[d], kk += static_cast<double>(k[d]) * k[d];
         q_norm = std::sqrt(qq), k_norm = std::sqrt(kk);
       }
       double read[kD] = {};
-      for (int d = 0; d < kD; d++) {
+      for (int d = 0; d < D; d++) {
         const double decay = std::exp(log_decay(c, n, h, d));
-        for (int e = 0; e < kD; e++) read[e] += (s[d * kD + e] *= decay) * k[d] / k_norm;
+        for (int e = 0; e < D; e++) read[e] += (s[d * D + e] *= decay) * k[d] / k_norm;
       }
-      for (int d = 0; d < kD; d++) {
-        for (int e = 0; e < kD; e++)
-          o[e] += (s[d * kD + e] += k[d] / k_norm * beta * (v[e] - read[e])) * q[d] / q_norm * c.scale;
+      for (int d = 0; d < D; d++) {
+        for (int e = 0; e < D; e++)
+          o[e] += (s[d * D + e] += k[d] / k_norm * beta * (v[e] - read[e])) * q[d] / q_norm * c.scale;
       }
     }
   });
   return r;
 }
 
-// One tensor of rows on the device, [N, heads, 128] of 16 bits; the gaps of its stride are NaN.
+// One tensor of rows on the device, [N, heads, D] of 16 bits; the gaps of its stride are NaN.
 struct Rows {
   int64_t stride, width;
   DeviceArray<uint16_t> data;
@@ -162,6 +167,9 @@ inline std::vector<float> with_gaps(const std::vector<float>& x, int64_t width, 
   return y;
 }
 
+// Whether the prefill has kernels for heads of this width.
+inline bool is_built(int head_dim) { return kda_prefill_sm90({.head_dim = head_dim}, nullptr, nullptr) == cudaSuccess; }
+
 // On the device. q and k share no buffer: an index into the wrong one shows.
 struct OptionDevice {
   Rows q, k, v, z16, out;
@@ -172,11 +180,11 @@ struct OptionDevice {
   KdaPrefillSm90 args;
 
   explicit OptionDevice(const OptionCase& c)
-      : q(c.q, c.N(), c.Hqk * kD, c.options.strided ? 2 * kD : 0, c.options.input),
-        k(c.k, c.N(), c.Hqk * kD, c.options.strided ? 2 * kD : 0, c.options.input),
-        v(c.v, c.N(), c.H * kD, c.options.strided ? 24 : 0, c.options.input),
+      : q(c.q, c.N(), c.Hqk * c.D(), c.options.strided ? 2 * c.D() : 0, c.options.input),
+        k(c.k, c.N(), c.Hqk * c.D(), c.options.strided ? 2 * c.D() : 0, c.options.input),
+        v(c.v, c.N(), c.H * c.D(), c.options.strided ? 24 : 0, c.options.input),
         z16(c.z, c.N(), c.H * c.z_width(), gap_of_z(c), c.options.input),
-        out({}, c.N(), c.H * kD, c.options.strided ? 40 : 0, c.options.input),
+        out({}, c.N(), c.H * c.D(), c.options.strided ? 40 : 0, c.options.input),
         z32(with_gaps(c.z, c.H * c.z_width(), gap_of_z(c))),
         beta32(c.beta),
         a_log(c.a_log),
@@ -210,7 +218,8 @@ struct OptionDevice {
             .out_stride = o.strided ? out.stride : 0,
             .n_qk_heads = o.n_qk_heads,
             .normalize_qk = o.normalize,
-            .input = o.input};
+            .input = o.input,
+            .head_dim = o.head_dim == kD ? 0 : o.head_dim};
   }
   static int64_t gap_of_z(const OptionCase& c) { return c.options.strided && !is_head_gate(c.options.gate) ? 8 : 0; }
   static std::vector<uint16_t> bits_of(const std::vector<float>& x, KdaInput input) {

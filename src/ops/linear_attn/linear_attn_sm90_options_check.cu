@@ -1,5 +1,5 @@
-// Checks the options of the Hopper KDA prefill (KdaPrefillSm90) against the definition in double: every gate, type, number of q and k heads,
-// norm, form of beta and stride with every other; and in bits what must not depend on them. Modes: `bench` then times each gate and type beside
+// Checks the options of the Hopper KDA prefill (KdaPrefillSm90) against the definition in double: every gate, type, width of heads, number of q
+// and k heads, norm, form of beta and stride with every other; and in bits what must not depend on them. Modes: `bench` then times each gate and type beside
 // the layer's call; `sanitize` is short, for compute-sanitizer. The layer's call itself: linear_attn_sm90_check.cu.
 #include "ops/linear_attn/linear_attn_sm90_launch.cuh"
 #include "ops/linear_attn/linear_attn_sm90_options_case.cuh"
@@ -16,9 +16,10 @@ const std::vector<int64_t> kLengths = {1, 0, 15, 17, 64, 65, 200};
 
 std::string name_of(const Options& o) {
   char text[128];
-  std::snprintf(text, sizeof text, "%s %s, %d q heads%s%s%s", kGateNames[static_cast<int>(o.gate)],
-                o.input == KdaInput::f16 ? "f16" : "bf16", o.n_qk_heads, o.normalize ? "" : ", q and k as given",
-                o.beta_values ? ", beta values" : "", o.strided ? ", strided" : "");
+  std::snprintf(text, sizeof text, "%s %s, heads of %d, %d for q%s%s%s", kGateNames[static_cast<int>(o.gate)],
+                o.input == KdaInput::f16 ? "f16" : "bf16", o.head_dim, o.n_qk_heads,
+                o.normalize ? "" : ", q and k as given", o.beta_values ? ", beta values" : "",
+                o.strided ? ", strided" : "");
   return text;
 }
 
@@ -50,7 +51,7 @@ void check_one(const Options& o, unsigned seed, Error& worst) {
   const Answer cut = run(d, c, Schedule::cut, 3);
   const Result ref = reference(c);
   for (const Answer* a : {&together, &cut}) {
-    const Error out = compare(a->out, ref.out), state = compare(a->state, ref.state);
+    const Error out = compare(a->out, ref.out, o.head_dim), state = compare(a->state, ref.state, o.head_dim);
     for (const Error& e : {out, state}) {
       worst.rms = std::max(worst.rms, e.rms), worst.worst_row = std::max(worst.worst_row, e.worst_row);
       worst.finite = worst.finite && e.finite;
@@ -62,7 +63,7 @@ void check_one(const Options& o, unsigned seed, Error& worst) {
   if (!together.gaps_kept) verdict(false, name_of(o) + ": wrote between the rows of out");
 }
 
-void check_all(bool few) {
+void check_all(int head_dim, bool few) {
   unsigned seed = 300;
   for (const KdaGate gate : kGates) {
     for (const KdaInput input : {KdaInput::bf16, KdaInput::f16}) {
@@ -71,10 +72,11 @@ void check_all(bool few) {
       for (int i = 0; i < 24; i++) {
         if (few && i % 11 != 0) continue;
         const int qk_heads[] = {0, 2, 1};
-        check_one({gate, input, qk_heads[i % 3], i / 3 % 2 == 0, i / 6 % 2 == 1, i / 12 == 1}, seed++, worst);
+        check_one({gate, input, qk_heads[i % 3], i / 3 % 2 == 0, i / 6 % 2 == 1, i / 12 == 1, head_dim}, seed++, worst);
       }
       verdict(failures == before, std::string("all options with ") + kGateNames[static_cast<int>(gate)] +
-                                      (input == KdaInput::f16 ? " f16" : " bf16") + ": worst " + show(worst));
+                                      (input == KdaInput::f16 ? " f16" : " bf16") + ", heads of " +
+                                      std::to_string(head_dim) + ": worst " + show(worst));
     }
   }
 }
@@ -83,8 +85,8 @@ void check_all(bool few) {
 OptionCase ungrouped(OptionCase c) {
   const auto repeat = [&](const std::vector<float>& x) {
     std::vector<float> y;
-    for (size_t row = 0; row < x.size(); row += kD)
-      for (int i = 0; i < c.H / c.Hqk; i++) y.insert(y.end(), x.begin() + row, x.begin() + row + kD);
+    for (size_t row = 0; row < x.size(); row += c.D())
+      for (int i = 0; i < c.H / c.Hqk; i++) y.insert(y.end(), x.begin() + row, x.begin() + row + c.D());
     return y;
   };
   c.q = repeat(c.q), c.k = repeat(c.k);
@@ -92,10 +94,10 @@ OptionCase ungrouped(OptionCase c) {
   return c;
 }
 
-void check_bits() {
+void check_bits(int D) {
   for (const KdaGate gate : kGates) {
-    const std::string name = kGateNames[static_cast<int>(gate)];
-    const OptionCase c = make_option_case({.gate = gate, .n_qk_heads = 2}, {700, 0, 333, 64}, 4, 31);
+    const std::string name = kGateNames[static_cast<int>(gate)] + (", heads of " + std::to_string(D));
+    const OptionCase c = make_option_case({.gate = gate, .n_qk_heads = 2, .head_dim = D}, {700, 0, 333, 64}, 4, 31);
     OptionDevice d(c);
     const Answer one = run(d, c, Schedule::together);
     bool any_lanes = true, again = true;
@@ -118,29 +120,29 @@ void check_bits() {
       const auto after = [&](std::vector<float>& x, size_t width, float value) {
         std::fill(x.begin() + t * width, x.end(), value);
       };
-      after(changed.q, 2 * kD, 1.5f), after(changed.k, 2 * kD, -2.f), after(changed.v, 4 * kD, 9.f);
+      after(changed.q, 2 * D, 1.5f), after(changed.k, 2 * D, -2.f), after(changed.v, 4 * D, 9.f);
       after(changed.z, 4 * c.z_width(), is_log_decay(gate) ? -1000.f : 60.f), after(changed.beta, 4, 3.f);
       OptionDevice other(changed);
       const Answer a = run(other, changed, Schedule::together);
-      const size_t n = static_cast<size_t>(t) * 4 * kD;
-      causal = causal && same_bits(one.out, a.out, n) && !same_bits(one.out, a.out, n + kD);
+      const size_t n = static_cast<size_t>(t) * 4 * D;
+      causal = causal && same_bits(one.out, a.out, n) && !same_bits(one.out, a.out, n + D);
     }
     verdict(causal, name + ": outputs before token t do not depend on tokens from t on, in bits");
   }
 }
 
 // Complete decay must forget the state in full, whatever it was: a state of 1e30 leaves nothing.
-void check_forgetting() {
+void check_forgetting(int head_dim) {
   for (const float z : {-1000.f, -INFINITY}) {
     for (const KdaGate gate : {KdaGate::log_decay, KdaGate::head_log_decay}) {
-      OptionCase c = make_option_case({.gate = gate}, {70}, 1, 33), empty = c;
+      OptionCase c = make_option_case({.gate = gate, .head_dim = head_dim}, {70}, 1, 33), empty = c;
       for (OptionCase* x : {&c, &empty}) std::fill_n(x->z.begin(), x->z_width(), z);
       std::fill(c.state.begin(), c.state.end(), 1e30f);
       std::fill(empty.state.begin(), empty.state.end(), 0.f);
       OptionDevice full(c), none(empty);
       verdict(same(run(full, c, Schedule::together), run(none, empty, Schedule::together)),
               std::string(kGateNames[static_cast<int>(gate)]) + ": a log decay of " + std::to_string(z) +
-                  " leaves nothing of the state, in bits");
+                  " leaves nothing of the state, in bits, heads of " + std::to_string(head_dim));
     }
   }
 }
@@ -163,6 +165,10 @@ void check_refusals() {
               refused([](auto& a) { a.state_type = static_cast<KdaStateType>(2); }) &&
               refused([](auto& a) { a.gate.gate = static_cast<KdaGate>(5); }),
           "types and gates that do not exist are refused");
+  verdict(refused([](auto& a) { a.head_dim = -64; }) && refused([](auto& a) { a.head_dim = 96; }) &&
+              refused([](auto& a) { a.head_dim = 256; }) &&
+              (is_built(64) || kda_prefill_sm90({.head_dim = 64}, nullptr, nullptr) == cudaErrorNotSupported),
+          "heads of widths that are not built are refused");
   const KdaDecodeSm90 decode = {.n_sequences = 1, .n_heads = 1, .gate = {.gate = KdaGate::log_decay}};
   const KdaVerifySm90 verify = {
       .n_sequences = 1, .n_heads = 1, .n_tokens = 1, .gate = {.gate = KdaGate::head_softplus}};
@@ -233,8 +239,11 @@ int main(int argc, char** argv) {
   check_schedules_of_states();
   if (mode_of(argc, argv) == "refusals") return failures ? 1 : 0;
   const auto checks = [](const std::string& mode) {
-    check_all(mode == "sanitize");
-    if (mode != "sanitize") check_bits(), check_forgetting();
+    for (const int head_dim : {128, 64}) {
+      if (!is_built(head_dim)) continue;
+      check_all(head_dim, mode == "sanitize");
+      if (mode != "sanitize") check_bits(head_dim), check_forgetting(head_dim);
+    }
   };
   return run_checks(argc, argv, checks, bench);
 }

@@ -28,6 +28,7 @@ PrefillKernel plain_prefill_kernel(KdaGate gate) {
 cudaError_t launch_prefill(const KdaPrefillSm90& args, void* workspace, Schedule schedule, int n_lanes,
                            cudaStream_t stream) {
   const KdaPrefillSm90 a = with_defaults(args);
+  if (const cudaError_t e = refusal_of_width(a.head_dim)) return e;
   if (!is_valid(a)) return cudaErrorInvalidValue;
   if (schedule == Schedule::cut) return launch_segments(a, workspace, n_lanes, stream);
   const PrefillKernel kernel = has_plain_states(a) ? kernels_of(a).prefill : states_kernel(a, schedule);
@@ -145,6 +146,7 @@ size_t kda_prefill_sm90_workspace_bytes(const KdaPrefillSm90& args) noexcept {
 }
 
 int kda_prefill_sm90(const KdaPrefillSm90& args, void* workspace, CUstream_st* stream) noexcept {
+  if (const cudaError_t e = sm90::refusal_of_width(args.head_dim)) return e;
   if (args.n_sequences == 0 || args.n_heads == 0) return cudaSuccess;
   return sm90::launch_prefill(args, workspace, schedule_of(args, args.whole_chains || args.checkpoints), 0, stream);
 }

@@ -143,11 +143,11 @@ void check_restart(bool v_first) {
 // answers(): makes the call with args as they are, and whether its outputs are as with the plain pool.
 template <class C, class Answers>
 void check_pools(const C& c, KdaPrefillSm90& args, const std::string& call, const std::vector<float>& initial,
-                 const std::vector<float>& plain, Answers answers) {
-  const size_t one = c.H * kState;
+                 const std::vector<float>& plain, Answers answers, int D = kD) {
+  const size_t one = c.H * D * D;
   DeviceArray<float> checkpoints((c.N() / kKdaSm90Chunk + c.B()) * one);
   for (const bool v_first : {false, true}) {
-    const auto pool = v_first ? transposed(initial) : initial, want = v_first ? transposed(plain) : plain;
+    const auto pool = v_first ? transposed(initial, D) : initial, want = v_first ? transposed(plain, D) : plain;
     for (const bool with_checkpoints : {false, true}) {
       const std::string how =
           call + (v_first ? ", values first" : ", keys first") + (with_checkpoints ? ", checkpoints" : "");
@@ -211,9 +211,10 @@ void check_pools_of_layer() {
 }
 
 // Calls with options go in turn, each type with a grid of its own.
-void check_pools_with_options() {
-  for (const Options& o : {Options{.gate = KdaGate::head_log_decay, .n_qk_heads = 2, .beta_values = true},
-                           Options{.gate = KdaGate::log_decay, .input = KdaInput::f16, .normalize = false}}) {
+void check_pools_with_options(int head_dim) {
+  for (const Options& o :
+       {Options{.gate = KdaGate::head_log_decay, .n_qk_heads = 2, .beta_values = true, .head_dim = head_dim},
+        Options{.gate = KdaGate::log_decay, .input = KdaInput::f16, .normalize = false, .head_dim = head_dim}}) {
     OptionCase c = make_option_case(o, kLengths, 4, 32);
     round_to_bf16(c.state);
     OptionDevice d(c);
@@ -227,9 +228,10 @@ void check_pools_with_options() {
       return d.out.host(o.input, gaps_kept);
     };
     const auto out = call();
-    check_pools(c, d.args, std::string(", ") + kGateNames[static_cast<int>(o.gate)],
-                DeviceCase::permuted(c.state, c.B()), d.state.host(),
-                [&] { return same_bits(call(), out, out.size()); });
+    check_pools(
+        c, d.args, std::string(", ") + kGateNames[static_cast<int>(o.gate)] + ", heads of " + std::to_string(head_dim),
+        DeviceCase::permuted(c.state, c.B()), d.state.host(), [&] { return same_bits(call(), out, out.size()); },
+        head_dim);
   }
 }
 
@@ -245,6 +247,7 @@ int main(int argc, char** argv) {
     check_restart(false);
     check_restart(true);
     check_pools_of_layer();
-    check_pools_with_options();
+    for (const int head_dim : {128, 64})
+      if (is_built(head_dim)) check_pools_with_options(head_dim);
   });
 }

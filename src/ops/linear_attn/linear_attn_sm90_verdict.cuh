@@ -21,12 +21,12 @@ struct Error {
 };
 
 template <class T>
-Error compare(const std::vector<T>& x, const std::vector<double>& ref) {
+Error compare(const std::vector<T>& x, const std::vector<double>& ref, int width = kD) {
   double e2 = 0, r2 = 0, worst = 0;
   bool finite = true;
-  for (size_t row = 0; row < ref.size() / kD; row++) {
+  for (size_t row = 0; row < ref.size() / width; row++) {
     double row_e2 = 0;
-    for (size_t i = row * kD; i < (row + 1) * kD; i++) {
+    for (size_t i = row * width; i < (row + 1) * width; i++) {
       const double v = static_cast<double>(static_cast<float>(x[i])), d = v - ref[i];
       finite = finite && std::isfinite(v);
       row_e2 += d * d;
@@ -36,7 +36,7 @@ Error compare(const std::vector<T>& x, const std::vector<double>& ref) {
     worst = std::max(worst, row_e2);
   }
   if (r2 == 0) return {std::sqrt(e2), std::sqrt(worst), finite};
-  return {std::sqrt(e2 / r2), std::sqrt(worst / (r2 / (ref.size() / kD))), finite};
+  return {std::sqrt(e2 / r2), std::sqrt(worst / (r2 / (ref.size() / width))), finite};
 }
 
 // FLA's own tests allow 0.005 relative RMS for o and the final state. Rounding o to bf16 costs 2^-9 / sqrt(3) = 1.1e-3 to 2.3e-3;
@@ -57,11 +57,11 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b, size_t n) {
 constexpr size_t kState = static_cast<size_t>(kD) * kD;  // entries
 
 // States [.., key, value] as [.., value, key], or back.
-inline std::vector<float> transposed(const std::vector<float>& s) {
+inline std::vector<float> transposed(const std::vector<float>& s, int D = kD) {
   std::vector<float> t(s.size());
-  for (size_t at = 0; at < s.size(); at += kState)
-    for (int i = 0; i < kD; i++)
-      for (int j = 0; j < kD; j++) t[at + j * kD + i] = s[at + i * kD + j];
+  for (size_t at = 0; at < s.size(); at += D * D)
+    for (int i = 0; i < D; i++)
+      for (int j = 0; j < D; j++) t[at + j * D + i] = s[at + i * D + j];
   return t;
 }
 
