@@ -43,15 +43,7 @@ template <KdaGate kGate_, class T_, bool kPlain_>
 struct Build {
   static constexpr KdaGate kGate = kGate_;
   static constexpr bool kPlain = kPlain_, kRawRows = kGate_ <= KdaGate::lower_bound;  // z: rows of raw gates
-  static constexpr bool kPrep = true;
   using T = T_;  // of q, k, v, z, beta logits and out
-};
-
-// A grid that scans and nothing else: in turn, after any build's prep.
-template <class T_>
-struct ScanOnly {
-  static constexpr bool kPrep = false;
-  using T = T_;
 };
 
 struct SeqStart {
@@ -195,7 +187,7 @@ __device__ __forceinline__ void touch(uint32_t (&x)[n]) {
 }
 
 // Shared-memory descriptor of a swizzled operand, low half: address and leading byte offset. The high half is constant:
-// stride 1024 bytes, 128-byte swizzle. The mask drops the CTA's rank in its cluster, which shared addresses carry.
+// stride 1024 bytes, 128-byte swizzle. The mask keeps what fits.
 __device__ __forceinline__ uint32_t operand(uint32_t address, uint32_t leading_bytes) {
   return (address & 0x3ffff) >> 4 | (leading_bytes >> 4) << 16;
 }
@@ -251,14 +243,6 @@ __device__ __forceinline__ void barrier_arrive_after_copies(uint32_t bar) {
 __device__ __forceinline__ void barrier_arrive(uint32_t bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-// Arrives at the barrier at this address in CTA `rank` of the cluster.
-__device__ __forceinline__ void barrier_arrive_at(uint32_t bar, uint32_t rank) {
-  asm volatile(
-      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(bar),
-      "r"(rank)
-      : "memory");
-}
 __device__ __forceinline__ void barrier_wait(uint32_t bar, int phase) {
   asm volatile(
       "{\n.reg .pred done;\nwait:\n"
@@ -267,19 +251,13 @@ __device__ __forceinline__ void barrier_wait(uint32_t bar, int phase) {
       "r"(phase)
       : "memory");
 }
-// The same bytes to the same place of every CTA of the cluster that mask names, completing on each one's own barrier.
-__device__ __forceinline__ void bulk_load_multicast(uint32_t smem, const void* global, uint32_t bytes, uint32_t bar,
-                                                    uint16_t mask) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
-      "%4;" ::"r"(smem),
-      "l"(global), "r"(bytes), "r"(bar), "h"(mask)
-      : "memory");
-}
 __device__ __forceinline__ void bulk_load(uint32_t smem, const void* global, uint32_t bytes, uint32_t bar) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem),
                "l"(global), "r"(bytes), "r"(bar)
                : "memory");
+}
+__device__ __forceinline__ void prefetch_line(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 __device__ __forceinline__ void bulk_prefetch(const void* global, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
@@ -291,8 +269,4 @@ __device__ __forceinline__ void copy16(uint32_t smem, const void* global, int n_
 // The next grid of the stream may be scheduled; a thread goes on when the grid before has ended and its writes are seen.
 __device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 __device__ __forceinline__ void wait_for_dependency() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 }  // namespace linnet::ops::sm90

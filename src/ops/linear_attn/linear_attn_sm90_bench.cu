@@ -41,7 +41,7 @@ void bench_prefill(double bandwidth, int B, int64_t T, int H, Draw draw) {
   report("kda_prefill", shape, bytes / bandwidth, all, "");
 }
 
-// The time of both schedules, and together by the number of scanning clusters.
+// The time of the schedules of whole chains, by the number of scanning CTAs.
 void tune_prefill(int B, int64_t T, int H) {
   const Case c = tiled_case(B, T, H, Draw::trained);
   DeviceCase d(c);
@@ -51,11 +51,15 @@ void tune_prefill(int B, int64_t T, int H) {
                    [&] { LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, n_lanes, stream())); })
         .median;
   };
-  std::printf("B%d T%lld H%d: in turn %.1f us; together, by scanning clusters:", B, static_cast<long long>(T), H,
+  std::printf("B%d T%lld H%d: in turn %.1f us; beside, by scanning CTAs:", B, static_cast<long long>(T), H,
               time(sm90::Schedule::in_turn, 0));
-  for (int n_lanes = 20; n_lanes <= 36; n_lanes += 2)
+  for (int n_lanes = 20; n_lanes <= 56; n_lanes += 4)
+    std::printf(" %d: %.1f", n_lanes, time(sm90::Schedule::beside, n_lanes));
+  std::printf("; together:");
+  for (int n_lanes = 24; n_lanes <= 48; n_lanes += 8)
     std::printf(" %d: %.1f", n_lanes, time(sm90::Schedule::together, n_lanes));
   std::printf("\n");
+  std::fflush(stdout);
 }
 
 // All schedules where chains are few.
@@ -63,9 +67,9 @@ void tune_few(int64_t T, int H) {
   const Case c = tiled_case(1, T, H, Draw::trained);
   DeviceCase d(c);
   std::printf("B1 T%lld H%d:", static_cast<long long>(T), H);
-  for (const auto schedule : {sm90::Schedule::together, sm90::Schedule::in_turn, sm90::Schedule::cut}) {
+  for (const auto schedule : {sm90::Schedule::beside, sm90::Schedule::in_turn, sm90::Schedule::cut}) {
     DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), 1, H, schedule));
-    constexpr const char* kNames[] = {"together", "in turn", "cut"};
+    constexpr const char* kNames[] = {"beside", "in turn", "cut"};
     std::printf(" %s %.1f us", kNames[static_cast<int>(schedule)],
                 time_us(20, [&] {
                   LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, 0, stream()));
@@ -77,12 +81,14 @@ void tune_few(int64_t T, int H) {
 }  // namespace
 
 void tune() {
-  for (const int H : {1, 2, 4, 8, 12, 16})
-    for (const int64_t T : {2048, 4096, 8192, 65536}) tune_few(T, H);
   tune_prefill(1, 8192, 32);
   tune_prefill(8, 1024, 32);
   tune_prefill(1, 8192, 64);
   tune_prefill(1, 8192, 96);
+  tune_prefill(1, 2048, 32);
+  tune_prefill(1, 1024, 32);
+  for (const int H : {1, 2, 4, 8, 12, 16})
+    for (const int64_t T : {2048, 8192, 65536}) tune_few(T, H);
 }
 
 // Three prefills of B1 T8192 H32, for a profiler.

@@ -9,20 +9,17 @@ namespace linnet::ops::sm90 {
 using PrepKernel = void (*)(KdaPrefillSm90, Record*, unsigned n_sms);
 using PrefillKernel = void (*)(KdaPrefillSm90, Workspace, int n_slots, int n_wanted);
 struct Kernels {
-  PrepKernel prep;
-  PrefillKernel prefill;
+  PrepKernel prep;                  // in turn
+  PrefillKernel prepare, together;  // beside; together, with states in the plain pool
 };
 
-PrepKernel plain_prep_kernel(KdaGate gate);        // linear_attn_sm90_prep.cu: softplus, lower_bound
-PrefillKernel plain_prefill_kernel(KdaGate gate);  // linear_attn_sm90_prefill.cu
-Kernels bf16_kernels(KdaGate gate);                // linear_attn_sm90_prefill_bf16.cu: with options, all gates
-Kernels f16_kernels(KdaGate gate);                 // linear_attn_sm90_prefill_f16.cu
-// States in other layouts than the plain pool's, or checkpoints: linear_attn_sm90_prefill_states.cu. Null: none together for builds with options.
-PrefillKernel states_kernel(const KdaPrefillSm90& args, Schedule schedule);
+PrepKernel plain_prep_kernel(KdaGate gate);  // linear_attn_sm90_prep.cu: softplus, lower_bound
+Kernels plain_kernels(KdaGate gate);         // linear_attn_sm90_prefill.cu: softplus, lower_bound
+Kernels bf16_kernels(KdaGate gate);          // linear_attn_sm90_prefill_bf16.cu: with options, all gates
+Kernels f16_kernels(KdaGate gate);           // linear_attn_sm90_prefill_f16.cu
+PrefillKernel scan_kernel(
+    const KdaPrefillSm90& args);  // linear_attn_sm90_scan.cu: all gates and options, all layouts of states
 
-// Prep before it where in turn, then the grid. n_lanes: clusters that scan; 0: a good number.
-cudaError_t launch_grid(PrefillKernel kernel, const KdaPrefillSm90& args, void* workspace, Schedule schedule,
-                        int n_lanes, cudaStream_t stream);
 // Schedule::cut: linear_attn_sm90_segments.cu. Without checkpoints; arguments with defaults.
 cudaError_t launch_segments(const KdaPrefillSm90& args, void* workspace, int n_lanes, cudaStream_t stream);
 
@@ -54,9 +51,8 @@ inline cudaError_t refusal_of_width(int head_dim) {
 inline bool has_plain_states(const KdaPrefillSm90& a) {
   return a.state_type == KdaStateType::f32 && !a.state_v_first && !a.checkpoints;
 }
-inline bool runs_together(const KdaPrefillSm90& a) { return is_plain(a) || has_plain_states(a); }
 inline Kernels kernels_of(const KdaPrefillSm90& a) {
-  if (is_plain(a)) return {plain_prep_kernel(a.gate.gate), plain_prefill_kernel(a.gate.gate)};
+  if (is_plain(a)) return plain_kernels(a.gate.gate);
   return a.input == KdaInput::f16 ? f16_kernels(a.gate.gate) : bf16_kernels(a.gate.gate);
 }
 

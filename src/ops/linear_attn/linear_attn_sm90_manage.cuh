@@ -23,15 +23,16 @@ __device__ __forceinline__ void init_desk(Desk& d) {
   }
 }
 
-// The chunk of a lane's step; false where the step is a hole or beyond the lane's end.
+// The chunk of a lane's step, and its record's entry among all of them; false where the step is a hole or beyond the lane's end.
 __device__ __forceinline__ bool chunk_of(const KdaPrefillSm90& a, const Lanes& lanes, int lane, int step,
-                                         prep::Chunk& c) {
+                                         prep::Chunk& c, int64_t& entry) {
   const SeqStart start{a.seq_start, a.seq_start_is_64};
   const int lo = lanes.first(lane), hi = lanes.first(lane + 1);
   const int mirrored = hi - 1 - step;  // in the right piece, counted from its other end
   if (mirrored < lo) return false;
   const Piece w = find_piece(start, a.n_sequences, lanes.n_slots, mirrored, lo, hi);
-  const int chunk = w.first + w.end - 1 - mirrored - w.chain_first;
+  const int position = w.first + w.end - 1 - mirrored, chunk = position - w.chain_first;
+  entry = static_cast<int64_t>(position - w.head * lanes.n_slots) * a.n_heads + w.head;
   const int64_t left = w.length - static_cast<int64_t>(chunk) * kChunk;
   c.sequence = w.sequence;
   c.head = w.head;
@@ -58,27 +59,31 @@ __device__ __forceinline__ void manage(const KdaPrefillSm90& a, const Workspace&
     const int item = next, step = item / lanes.n_lanes, lane = item - step * lanes.n_lanes, slot = posted & 1;
     const bool end = step >= lanes.steps();
     prep::Chunk c;
+    int64_t entry = 0;
     c.n_valid = 0;
     if (!end) {
       next = atomicAdd(w.next_item, 1);
-      if (!chunk_of(a, lanes, lane, step, c)) continue;
+      if (!chunk_of(a, lanes, lane, step, c, entry)) continue;
     }
     desk.chunk[slot] = c;
     barrier_arrive(smem_address(&desk.posted[slot]));
     if (!end) {
-      const int32_t* consumed = w.consumed + lane * kFlagLine;
-      const auto has_room = [&] { return min(load_relaxed(consumed), load_relaxed(consumed + 1)) > step - kRing; };
-      if (!has_room()) {
-        publish_until(posted);
-        while (!has_room()) __nanosleep(200);
+      int32_t* written = w.written + static_cast<int64_t>(lane) * lanes.steps() + step;
+      if (w.flow == Flow::ring) {
+        const int32_t* consumed = w.consumed + lane * kFlagLine;
+        const auto has_room = [&] { return load_relaxed(consumed) > step - kRing; };
+        if (!has_room()) {
+          publish_until(posted);
+          while (!has_room()) __nanosleep(200);
+        }
+        written = w.written + lane * kFlagLine + step % kRing;
+        entry = static_cast<int64_t>(lane) * kRing + step % kRing;
       }
-      const int entry = step % kRing;
-      int32_t* ready = w.ready + lane * kFlagLine + entry;
-      flag[0] = slot ? flag[0] : ready;
-      flag[1] = slot ? ready : flag[1];
+      flag[0] = slot ? flag[0] : written;
+      flag[1] = slot ? written : flag[1];
       value[0] = slot ? value[0] : step + 1;
       value[1] = slot ? step + 1 : value[1];
-      desk.record[slot] = w.records + lane * kRing + entry;
+      desk.record[slot] = w.records + entry;
       barrier_arrive(smem_address(&desk.allowed[slot]));
     }
     publish_until(posted);

@@ -47,7 +47,8 @@ bool same(const Answer& a, const Answer& b) {
 void check_one(const Options& o, unsigned seed, Error& worst) {
   const OptionCase c = make_option_case(o, kLengths, 4, seed);
   OptionDevice d(c);
-  const Answer together = run(d, c, Schedule::together, 3), in_turn = run(d, c, Schedule::in_turn);
+  const Answer together = run(d, c, Schedule::together, 3), beside = run(d, c, Schedule::beside, 3);
+  const Answer in_turn = run(d, c, Schedule::in_turn);
   const Answer cut = run(d, c, Schedule::cut, 3);
   const Result ref = reference(c);
   for (const Answer* a : {&together, &cut}) {
@@ -59,7 +60,8 @@ void check_one(const Options& o, unsigned seed, Error& worst) {
     if (!accept(out) || !accept(state))
       verdict(false, name_of(o) + (a == &cut ? ", cut" : "") + ": out " + show(out) + ", state " + show(state));
   }
-  if (!same(together, in_turn)) verdict(false, name_of(o) + ": expected the same bits by either schedule");
+  if (!same(together, in_turn) || !same(together, beside))
+    verdict(false, name_of(o) + ": expected the same bits by each schedule");
   if (!together.gaps_kept) verdict(false, name_of(o) + ": wrote between the rows of out");
 }
 
@@ -101,9 +103,9 @@ void check_bits(int D) {
     OptionDevice d(c);
     const Answer one = run(d, c, Schedule::together);
     bool any_lanes = true, again = true;
-    for (const int lanes : {1, 2, 5, 11}) any_lanes = any_lanes && same(one, run(d, c, Schedule::together, lanes));
-    for (int i = 0; i < 20; i++) again = again && same(one, run(d, c, i % 2 ? Schedule::in_turn : Schedule::together));
-    verdict(any_lanes && again, name + ": one answer, whatever the number of scanning clusters, 20 times");
+    for (const int lanes : {1, 2, 5, 11}) any_lanes = any_lanes && same(one, run(d, c, Schedule::beside, lanes));
+    for (int i = 0; i < 20; i++) again = again && same(one, run(d, c, i % 2 ? Schedule::in_turn : Schedule::beside));
+    verdict(any_lanes && again, name + ": one answer, whatever the number of scanning CTAs, 20 times");
 
     const OptionCase repeated = ungrouped(c);
     OptionDevice dense(repeated);
@@ -181,17 +183,19 @@ void check_refusals() {
 void check_schedules_of_states() {
   using sm90::launch_prefill;
   KdaPrefillSm90 a = {.token_stride = 32 * kD, .n_sequences = 1, .n_heads = 32, .n_tokens = 8192};
+  const size_t beside = sm90::workspace_bytes(8192, 1, 32, Schedule::beside);
+  verdict(kda_prefill_sm90_workspace_bytes(a) == beside,
+          "8,192 tokens of 32 heads need a workspace of prep and scan beside each other");
+  a.n_tokens = 1 << 20;  // records of 34 GB
+  const size_t ring = kda_prefill_sm90_workspace_bytes(a);
   a.state_v_first = true;
-  const size_t plain = kda_prefill_sm90_workspace_bytes(a);
-  a.normalize_qk = false;
-  const size_t with_options = kda_prefill_sm90_workspace_bytes(a);
-  const bool refused = launch_prefill(a, nullptr, Schedule::together, 0, nullptr) == cudaErrorNotSupported;
+  const size_t other_states = kda_prefill_sm90_workspace_bytes(a);
+  verdict(ring == sm90::workspace_bytes(1 << 20, 1, 32, Schedule::together) &&
+              other_states == sm90::workspace_bytes(1 << 20, 1, 32, Schedule::beside) &&
+              launch_prefill(a, nullptr, Schedule::together, 0, nullptr) == cudaErrorNotSupported,
+          "a million tokens go through a ring where states are in the plain pool");
   a.state_v_first = false;
-  const size_t plain_states = kda_prefill_sm90_workspace_bytes(a);
-  const size_t together = sm90::workspace_bytes(8192, 1, 32, Schedule::together);
-  verdict(refused && plain == together && plain_states == together &&
-              with_options == sm90::workspace_bytes(8192, 1, 32, Schedule::in_turn),
-          "states with options go in turn");
+  a.n_tokens = 8192;
   float none;
   a.checkpoints = &none;
   verdict(launch_prefill(a, nullptr, Schedule::cut, 0, nullptr) == cudaErrorNotSupported,

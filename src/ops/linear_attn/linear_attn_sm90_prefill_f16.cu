@@ -1,6 +1,7 @@
 // kda_sm90 prefill of f16 inputs with options (KdaPrefillSm90), each kind of gate: prep's kernel and the persistent one.
 // prep_kernel: registers 168, spills 8, stack 8.
-// prefill_kernel: registers 128, spills 224, stack 48.
+// prepare_kernel: registers 128, spills 104, stack 24.
+// together_kernel: registers 128, spills 236, stack 40.
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
 
@@ -15,15 +16,23 @@ __global__ void __launch_bounds__(prep::kThreads, prep::kWorkgroupsPerSm)
 }
 
 template <class B>
-__global__ void __cluster_dims__(kParts, 1, 1) __launch_bounds__(kPrefillThreads, 1)
-    prefill_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, int n_slots, int n_wanted) {
-  run_prefill<B, ScanArgs>(a, w, n_slots, n_wanted);
+__global__ void __launch_bounds__(kPrefillThreads, 1)
+    prepare_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, int n_slots, int n_wanted) {
+  prepare_beside<B>(a, w, n_slots, n_wanted);
+}
+
+template <class B>
+__global__ void __launch_bounds__(kPrefillThreads, 1)
+    together_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, int n_slots, int n_wanted) {
+  scan_or_prepare<B, ScanArgs>(a, w, n_slots, n_wanted);
 }
 
 }  // namespace
 
 Kernels f16_kernels(KdaGate gate) {
-  return build_of<__half>(gate, []<class B>(B) -> Kernels { return {prep_kernel<B>, prefill_kernel<B>}; });
+  return build_of<__half>(gate, []<class B>(B) -> Kernels {
+    return {prep_kernel<B>, prepare_kernel<B>, together_kernel<B>};
+  });
 }
 
 }  // namespace linnet::ops::sm90

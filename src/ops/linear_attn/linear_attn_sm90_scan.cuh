@@ -1,14 +1,14 @@
-// The scanning cluster's roles in the KDA prefill: carry the state over records and write the output.
+// The scanning CTA's roles in the KDA prefill: carry the state over records and write the output.
 //
 // With K~ = k_in, Q~ = q_in, K^ = k_out, T = solve, A = attend, D = decay of a Record and V its values:
 //   R = V - K~ S      U = T R      O = scale (Q~ S + A U)      S <- D S + K^T U
-// Cluster 2 CTAs, 64 value columns each; every record is read once for both (multicast).
+// CTA     all of a head: two warpgroups of consumers, 64 value columns each, read the same record in shared memory. Their chains do not
+//         depend on each other, so one multiplies while the other packs, and neither needs the other but for the record's place.
 // Layout  all transposed, value columns as the 64 rows of the matrix instruction: the state stays in registers as an f32
 //         accumulator, and every product's result, rounded to f16, is the left operand of the next one in the same threads: no
 //         shared memory and no exchange between warps on the chain  S -> R -> U -> S.
-// Roles   one consumer warpgroup; a producer warp: half of the record to both CTAs by one bulk copy, V by 16-byte copies; a storing
-//         warp for the outputs.
-// Smem    3 stages of 66,560 B record + 9,216 B of V, whose place the output takes before it leaves: 227,328 B and 9 barriers.
+// Roles   the consumers; a warp that loads records, half by half, by bulk copies; one that loads V by 16-byte copies; one that stores outputs.
+// Smem    2 stages of 66,560 B record, 4 of 16,384 B of V, whose place the output takes before it leaves, 20 barriers: 198,816 B.
 // Numeric state and sums f32; S, R, U rounded to f16, saturating at 65504. Deterministic: one order of sums.
 // Traffic per (chunk, head): record 66,048 B from the L2, V and O 32,768 B.
 #pragma once
@@ -17,19 +17,21 @@
 
 namespace linnet::ops::sm90 {
 
-constexpr int kStages = 3, kValueStages = 3;
-constexpr int kConsumers = 128;
-constexpr int kRecordBytes = 66560;        // a record in shared memory, rounded up to the swizzle's 1024
-constexpr int kValueBytes = kChunk * 128;  // 64 values a token, its 16-byte pieces permuted by piece ^ (token & 7)
-constexpr int kValueOffset = kStages * kRecordBytes, kBarrierOffset = kValueOffset + kValueStages * kValueBytes;
-constexpr int kScanSmemBytes = kBarrierOffset + (4 * kStages + 3 * kValueStages) * 8;
-// What each CTA of the cluster loads for both: K~ and Q~, which are read first, or the rest.
-constexpr uint32_t kFirstHalf = offsetof(Record, k_out);
-__device__ __forceinline__ uint32_t half_bytes(int part) { return part ? sizeof(Record) - kFirstHalf : kFirstHalf; }
-__device__ __forceinline__ uint32_t half_bytes_without_outputs(int part) {  // neither q_in nor attend
-  return part ? 3 * kPanelBytes + sizeof(Record::decay) : 2 * kPanelBytes;
+constexpr int kStages = 2, kValueStages = 4;
+constexpr int kConsumers = 128;                          // threads of a part
+constexpr int kScanThreads = (kParts + 1) * kConsumers;  // and the warps that serve them
+constexpr int kConsumerRegisters = 208, kServantRegisters = 72;
+constexpr int kRecordBytes = 66560;  // a record in shared memory, rounded up to the swizzle's 1024
+constexpr int kValueBytes =
+    kChunk * 128;  // of a part: 64 values a token, their 16-byte pieces permuted by piece ^ (token & 7)
+constexpr int kValueOffset = kStages * kRecordBytes,
+              kBarrierOffset = kValueOffset + kValueStages * kParts * kValueBytes;
+constexpr int kScanSmemBytes = kBarrierOffset + (4 * kStages + (2 + kParts) * kValueStages) * 8;
+// Halves of a record, loaded and freed each by itself: K~ and Q~, which are read first, and the rest.
+__device__ __forceinline__ uint32_t half_offset(int half) { return half ? offsetof(Record, k_out) : 0; }
+__device__ __forceinline__ uint32_t half_bytes(int half) {
+  return half ? sizeof(Record) - offsetof(Record, k_out) : offsetof(Record, k_out);
 }
-constexpr uint16_t kAllParts = (1 << kParts) - 1;
 
 // Position in a ring of n: stage, and the parity of its barriers' phase.
 template <int n>
@@ -42,19 +44,21 @@ struct Cursor {
 using RecordCursor = Cursor<kStages>;
 using ValueCursor = Cursor<kValueStages>;
 
-// Barriers. Of a record's halves: loaded, and read by the consumers of both CTAs (waited for by the CTA that loads it).
+// Barriers. Of a record's halves: loaded, and read by all consumers.
 __device__ __forceinline__ uint32_t loaded(uint32_t smem, int half, int stage) {
   return smem + kBarrierOffset + (half * kStages + stage) * 8;
 }
 __device__ __forceinline__ uint32_t read_by_all(uint32_t smem, int half, int stage) {
   return loaded(smem, 2 + half, stage);
 }
-// Of a stage of values: loaded, outputs written over them, outputs stored.
+// Of a stage of values: loaded, outputs stored, a part's outputs written over its values.
 __device__ __forceinline__ uint32_t values(uint32_t smem, int stage) {
   return smem + kBarrierOffset + (4 * kStages + stage) * 8;
 }
-__device__ __forceinline__ uint32_t written(uint32_t smem, int stage) { return values(smem, kValueStages + stage); }
-__device__ __forceinline__ uint32_t stored(uint32_t smem, int stage) { return values(smem, 2 * kValueStages + stage); }
+__device__ __forceinline__ uint32_t stored(uint32_t smem, int stage) { return values(smem, kValueStages + stage); }
+__device__ __forceinline__ uint32_t written(uint32_t smem, int part, int stage) {
+  return values(smem, (2 + part) * kValueStages + stage);
+}
 
 __device__ __forceinline__ void init_scan_barriers(uint32_t smem) {
   for (int i = 0; i < kStages; i++) {
@@ -65,8 +69,8 @@ __device__ __forceinline__ void init_scan_barriers(uint32_t smem) {
   }
   for (int i = 0; i < kValueStages; i++) {
     barrier_init(values(smem, i), 32);
-    barrier_init(written(smem, i), kConsumers / 32);
     barrier_init(stored(smem, i), 1);
+    for (int part = 0; part < kParts; part++) barrier_init(written(smem, part, i), kConsumers / 32);
   }
 }
 
@@ -76,7 +80,8 @@ struct ScanArgs {
   const KdaPrefillSm90& a;
   Workspace w;
   Lanes lanes;
-  int lane, part;
+  int lane;
+  int part;  // of the columns, a consumer's
   static constexpr bool kOutputs = true, kCheckpoints = false;
 };
 
@@ -101,68 +106,71 @@ struct Nothing {
   __device__ void operator()(const Piece&, int) const {}
 };
 
-// The warp that loads this CTA's half of each record for both, as soon as it is ready and a stage is free.
+// The warp that loads records, as soon as they are ready and a stage is free.
 template <class Scan>
 __device__ __forceinline__ void load_records(const Scan& s, uint32_t smem) {
   const int thread = threadIdx.x & 31;
-  const uint32_t offset = s.part * kFirstHalf;
-  const char* const records = reinterpret_cast<const char*>(s.w.records) + offset;
-  const int32_t* const ready = s.w.ready + s.lane * kFlagLine;
+  const bool ring = s.w.flow == Flow::ring;
+  const int n_steps = s.lanes.steps();
+  const int32_t* const flags = s.w.written + static_cast<int64_t>(s.lane) * (ring ? kFlagLine : n_steps);
   RecordCursor at;
-  int n_ready = s.w.in_turn ? 0x7fffffff : 0;  // steps before n_ready are
-  if (s.w.in_turn) wait_for_dependency();      // prep
+  int n_ready = s.w.flow == Flow::in_turn ? 0x7fffffff : 0;  // steps before n_ready are
+  if (s.w.flow == Flow::in_turn) wait_for_dependency();      // prep
   for_each_chunk(
       s,
       [&](const Piece& w, int c, int step, int number) {
-        int64_t entry = static_cast<int64_t>(s.lane) * kRing + step % kRing;
-        if (s.w.in_turn)
-          entry = static_cast<int64_t>(w.chain_first + c - w.head * s.lanes.n_slots) * s.a.n_heads + w.head;
+        const int64_t entry =
+            ring ? static_cast<int64_t>(s.lane) * kRing + step % kRing
+                 : static_cast<int64_t>(w.chain_first + c - w.head * s.lanes.n_slots) * s.a.n_heads + w.head;
         while (step >= n_ready) {  // many flags in one look
-          const bool is = thread < kRing && load_acquire(ready + (step + thread) % kRing) == step + thread + 1;
+          const int mine = step + thread;
+          const bool is =
+              thread < kRing && mine < n_steps && load_acquire(flags + (ring ? mine % kRing : mine)) == mine + 1;
           n_ready = step + __ffs(~__ballot_sync(~0u, is)) - 1;
           if (n_ready > step) fence_proxies();
         }
-        // Read by all consumers: then both halves' last loads have been waited for, too.
-        if (number >= kStages) barrier_wait(read_by_all(smem, s.part, at.stage), at.phase ^ 1);
-        if (thread == 0) {
-          const uint32_t to = smem + at.stage * kRecordBytes + offset, bar = loaded(smem, s.part, at.stage);
-          const char* const from = records + entry * sizeof(Record);
-          for (int half = 0; half < 2; half++)
-            barrier_expect(loaded(smem, half, at.stage),
-                           Scan::kOutputs ? half_bytes(half) : half_bytes_without_outputs(half));
-          if constexpr (Scan::kOutputs) {
-            bulk_load_multicast(to, from, half_bytes(s.part), bar, kAllParts);
-          } else {
-            bulk_load_multicast(to, from, (s.part ? 3 : 2) * kPanelBytes, bar, kAllParts);  // k_out and solve, or k_in
-            constexpr uint32_t kDecay = offsetof(Record, decay) - kFirstHalf;
-            if (s.part) bulk_load_multicast(to + kDecay, from + kDecay, sizeof(Record::decay), bar, kAllParts);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const uint32_t bar = loaded(smem, half, at.stage), to = smem + at.stage * kRecordBytes + half_offset(half);
+          const char* const from = reinterpret_cast<const char*>(s.w.records + entry) + half_offset(half);
+          if (number >= kStages) barrier_wait(read_by_all(smem, half, at.stage), at.phase ^ 1);
+          if (thread == 0) {
+            if constexpr (Scan::kOutputs) {
+              barrier_expect(bar, half_bytes(half));
+              bulk_load(to, from, half_bytes(half), bar);
+            } else {  // neither q_in nor attend
+              constexpr uint32_t kDecay = offsetof(Record, decay) - offsetof(Record, k_out);
+              barrier_expect(bar, half ? 3 * kPanelBytes + sizeof(Record::decay) : 2 * kPanelBytes);
+              bulk_load(to, from, (half ? 3 : 2) * kPanelBytes, bar);  // k_out and solve, or k_in
+              if (half) bulk_load(to + kDecay, from + kDecay, sizeof(Record::decay), bar);
+            }
           }
+          __syncwarp();
         }
-        __syncwarp();
         at.advance();
       },
       Nothing{});
+  if (s.w.flow == Flow::beside) wait_for_dependency();  // so that this grid does not end before prep's
 }
 
-__device__ __forceinline__ uint32_t value_piece(uint32_t smem, int stage, int row, int piece) {
-  return smem + kValueOffset + stage * kValueBytes + row * 128 + ((piece ^ (row & 7)) << 4);
+__device__ __forceinline__ uint32_t value_piece(uint32_t smem, int stage, int part, int row, int piece) {
+  return smem + kValueOffset + (stage * kParts + part) * kValueBytes + row * 128 + ((piece ^ (row & 7)) << 4);
 }
 
-// Asks the part of the state that a piece begins with into the L2.
+// Asks the state that a piece begins with into the L2.
 __device__ __forceinline__ void prefetch_state(const ScanArgs& s, const Piece& w) {
   const int slot = w.first == w.chain_first && s.a.state_in ? s.a.state_in[w.sequence] : -1;
   if (slot < 0) return;
-  const float* rows = static_cast<const float*>(s.a.state) +
-                      (static_cast<int64_t>(slot) * s.a.n_heads + w.head) * kDim * kDim + 64 * s.part;
-  for (int i = static_cast<int>(threadIdx.x & 31); i < 2 * kDim; i += 32)
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + (i >> 1) * kDim + (i & 1) * 32));
+  const float* const state =
+      static_cast<const float*>(s.a.state) + (static_cast<int64_t>(slot) * s.a.n_heads + w.head) * kDim * kDim;
+  for (int i = static_cast<int>(threadIdx.x & 31); i < kDim * kDim / 32; i += 32) prefetch_line(state + 32 * i);
 }
 
 // The warp that loads values, and what a piece begins with.
 template <class Scan>
 __device__ __forceinline__ void load_value_rows(const Scan& s, uint32_t smem) {
-  const int row = (threadIdx.x & 31) >> 3, piece = threadIdx.x & 7;
-  const int64_t step_bytes = 4 * s.a.token_stride * 2;  // the warp copies 4 tokens at a time
+  const int row = (threadIdx.x & 31) >> 4, piece = threadIdx.x & 15;
+  const int64_t step_bytes = 2 * s.a.token_stride * 2;  // the warp copies 2 tokens at a time
   const char* const v = static_cast<const char*>(s.a.v);
   ValueCursor at;
   for_each_chunk(
@@ -170,12 +178,13 @@ __device__ __forceinline__ void load_value_rows(const Scan& s, uint32_t smem) {
       [&](const Piece& w, int c, int, int number) {
         if (c == w.begin_chunk()) prefetch_state(s, w);
         const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
-        const char* value = v + (token * s.a.token_stride + w.head * kDim + s.part * 64) * 2 + piece * 16;
+        const char* value = v + (token * s.a.token_stride + w.head * kDim) * 2 + piece * 16;
         if (number >= kValueStages) barrier_wait(stored(smem, at.stage), at.phase ^ 1);
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-          const bool valid = has_values(s) && 4 * i < left;
-          copy16(value_piece(smem, at.stage, 4 * i + row, piece), valid ? value + i * step_bytes : v, valid ? 16 : 0);
+#pragma unroll 8
+        for (int i = 0; i < kChunk / 2; i++) {
+          const bool valid = has_values(s) && 2 * i < left;
+          copy16(value_piece(smem, at.stage, piece >> 3, 2 * i + row, piece & 7), valid ? value + i * step_bytes : v,
+                 valid ? 16 : 0);
         }
         barrier_arrive_after_copies(values(smem, at.stage));
         at.advance();
@@ -217,37 +226,46 @@ __device__ __forceinline__ void put_output(uint32_t fragment, const float (&o)[3
   }
 }
 
+// A part's outputs of one chunk from shared memory to the tensor; `left` of them from this thread's first row on.
+__device__ __forceinline__ void store_part(const ScanArgs& s, uint32_t smem, int stage, int part, char* to,
+                                           int64_t left) {
+  const int thread = threadIdx.x & 31, row = thread >> 3, piece = thread & 7;
+  const int64_t step_bytes = 4 * s.a.out_stride * 2;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    uint4 v[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(v[i].x), "=r"(v[i].y), "=r"(v[i].z), "=r"(v[i].w)
+                   : "r"(value_piece(smem, stage, part, 4 * (8 * half + i) + row, piece))
+                   : "memory");
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const int offset = 8 * half + i;
+      if (4 * offset < left) *reinterpret_cast<uint4*>(to + offset * step_bytes) = v[i];
+    }
+  }
+}
+
 // The storing warp: each chunk's outputs from shared memory to the tensor, then their stage is free, and so is the record's place in
 // the ring.
 template <class Scan>
 __device__ __forceinline__ void store_outputs(const Scan& s, uint32_t smem) {
   const int thread = threadIdx.x & 31, row = thread >> 3, piece = thread & 7;
-  const int64_t step_bytes = 4 * s.a.out_stride * 2;
-  int32_t* const consumed = s.w.consumed + s.lane * kFlagLine + s.part;
+  int32_t* const consumed = s.w.consumed + s.lane * kFlagLine;
   ValueCursor at;
   for_each_chunk(
       s,
       [&](const Piece& w, int c, int step, int) {
         const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
-        char* to =
-            static_cast<char*>(s.a.out) + (token * s.a.out_stride + w.head * kDim + s.part * 64) * 2 + piece * 16;
-        barrier_wait(written(smem, at.stage), at.phase);
-        if constexpr (Scan::kOutputs) {
-          if (thread == 0) store_relaxed(consumed, step + 1);
-#pragma unroll
-          for (int half = 0; half < 2; half++) {
-            uint4 v[8];
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-              asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                           : "=r"(v[i].x), "=r"(v[i].y), "=r"(v[i].z), "=r"(v[i].w)
-                           : "r"(value_piece(smem, at.stage, 4 * (8 * half + i) + row, piece))
-                           : "memory");
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-              const int offset = 8 * half + i;
-              if (4 * offset < left) *reinterpret_cast<uint4*>(to + offset * step_bytes) = v[i];
-            }
+        char* const to = static_cast<char*>(s.a.out) + (token * s.a.out_stride + w.head * kDim) * 2 + piece * 16;
+#pragma unroll 1
+        for (int part = 0; part < kParts; part++) {
+          barrier_wait(written(smem, part, at.stage), at.phase);
+          if constexpr (Scan::kOutputs) {
+            if (part == kParts - 1 && thread == 0) store_relaxed(consumed, step + 1);
+            store_part(s, smem, at.stage, part, to + part * 128, left);
           }
         }
         __syncwarp();
@@ -259,20 +277,16 @@ __device__ __forceinline__ void store_outputs(const Scan& s, uint32_t smem) {
       });
 }
 
-// The lane's 32 columns of D; decay: shared address of its first pair.
-__device__ __forceinline__ void load_decay(float (&d)[32], uint32_t decay) {
-#pragma unroll
-  for (int j = 0; j < 16; j++)
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(d[2 * j]), "=f"(d[2 * j + 1]) : "r"(decay + 32 * j));
-}
-// S = D S.
-__device__ __forceinline__ void scale_columns(float (&s)[64], const float (&d)[32]) {
+// S = D S; decay: shared address of the first pair of this thread's columns of D.
+__device__ __forceinline__ void scale_columns(float (&s)[64], uint32_t decay) {
 #pragma unroll
   for (int j = 0; j < 16; j++) {
-    s[4 * j] *= d[2 * j];
-    s[4 * j + 1] *= d[2 * j + 1];
-    s[4 * j + 2] *= d[2 * j];
-    s[4 * j + 3] *= d[2 * j + 1];
+    float d0, d1;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(d0), "=f"(d1) : "r"(decay + 32 * j));
+    s[4 * j] *= d0;
+    s[4 * j + 1] *= d1;
+    s[4 * j + 2] *= d0;
+    s[4 * j + 3] *= d1;
   }
 }
 
@@ -307,7 +321,7 @@ __device__ __forceinline__ void hand_over(const ScanArgs& x, const float (&s)[64
   float* to = x.w.handoff + static_cast<int64_t>(next) * kHandoffFloats + x.part * 64 * 128 + thread;
 #pragma unroll
   for (int i = 0; i < 64; i++) to[i * 128] = s[i];
-  sync_threads(1, kConsumers);
+  sync_threads(1 + x.part, kConsumers);
   if (thread == 0) {
     __threadfence();
     store_release(x.w.handed_off + next * kFlagLine + x.part, 1);
@@ -353,7 +367,8 @@ template <class T, class Scan>
 __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
   const int warp = (threadIdx.x & 127) >> 5, thread = threadIdx.x & 31, t2 = (thread & 3) * 2;
   // Each warp's 16 columns of V in a stage are read by it alone, so its outputs may take their place.
-  const uint32_t fragment = value_piece(smem, 0, (thread & 7) + ((thread >> 4) << 3), 2 * warp + ((thread >> 3) & 1));
+  const uint32_t fragment =
+      value_piece(smem, 0, x.part, (thread & 7) + ((thread >> 4) << 3), 2 * warp + ((thread >> 3) & 1));
   float s[64];
   uint32_t s_operand[32], u_operand[16];
   float r[32], o[32];
@@ -365,7 +380,7 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
     to_operand(s_operand, s);
     if (n_chunks > 0) {
       barrier_wait(values(smem, v.stage), v.phase);
-      load_values<T>(r, fragment + v.stage * kValueBytes);
+      load_values<T>(r, fragment + v.stage * kParts * kValueBytes);
     }
 #pragma unroll 1
     for (int c = 0; c < n_chunks; c++) {  // no product stands under a condition: the compiler would wait for each one
@@ -378,8 +393,6 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       wgmma_fence();
       read_state<1>(o, s_operand, operand(record + offsetof(Record, q_in), 16), false);  // O = Q~ S
       barrier_wait(loaded(smem, 1, at.stage), at.phase);
-      float decay[32];
-      load_decay(decay, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
       wgmma_wait<1>();
       touch(r);
       uint32_t r_operand[16];
@@ -387,11 +400,11 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       float u[32];
       wgmma_fence();
       mix_tokens(u, r_operand, operand(record + offsetof(Record, solve), 16), false);  // U = T R
-      scale_columns(s, decay);
+      scale_columns(s, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
       wgmma_wait<0>();
       touch(u);
       touch(o);
-      if (thread == 0) barrier_arrive_at(read_by_all(smem, 0, at.stage), 0);
+      if (thread == 0) barrier_arrive(read_by_all(smem, 0, at.stage));
       to_operand(u_operand, u);
       touch(s);
       wgmma_fence();
@@ -405,17 +418,17 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       v.advance();
       at.advance();
       if (c + 1 < n_chunks) barrier_wait(values(smem, v.stage), v.phase);
-      load_values<T>(r, fragment + v.stage * kValueBytes);  // after the last chunk: leftovers, never used
+      load_values<T>(r, fragment + v.stage * kParts * kValueBytes);  // after the last chunk: leftovers, never used
       wgmma_wait<1>();
       touch(s);
       to_operand(s_operand, s);
       if constexpr (Scan::kCheckpoints) put_checkpoint(x, w, w.begin_chunk() + c, s);
       wgmma_wait<0>();
       touch(o);
-      if (thread == 0) barrier_arrive_at(read_by_all(smem, 1, record_stage), 1);
-      put_output<T>(fragment + value_stage * kValueBytes, o, x.a.scale);
+      if (thread == 0) barrier_arrive(read_by_all(smem, 1, record_stage));
+      put_output<T>(fragment + value_stage * kParts * kValueBytes, o, x.a.scale);
       __syncwarp();
-      if (thread == 0) barrier_arrive(written(smem, value_stage));
+      if (thread == 0) barrier_arrive(written(smem, x.part, value_stage));
     }
     store_state(x, w, s);
   });

@@ -2,57 +2,63 @@
 //
 // Positions  A head owns n_slots record slots, those of its sequences one after the other (first_slot); head h's slot x is position
 //            h * n_slots + x. A chain is the slots of one (sequence, head); the last may be empty (a hole).
-// Lanes      Each scanning cluster is a lane of time. Lane j owns the j-th part of all positions, equal to within one. It takes the
+// Lanes      Each scanning CTA is a lane of time. Lane j owns the j-th part of all positions, equal to within one. It takes the
 //            chains of its part from the last to the first, each chain's slots ascending. So a chain cut by a boundary begins at the
 //            start of one lane and ends at the end of the next one: as no chain is longer than a lane, the first piece is done before
 //            the second is due (McNaughton's wrap-around rule), and any number of lanes is balanced whatever the lengths.
 //            The state passes between the pieces in f32, so results do not depend on the number of lanes, in bits.
-// Together   (few chains) one persistent grid: some clusters scan, the others prepare. Prep takes (step, lane) pairs in order of steps
-//            and writes lane j's record of step t into entry t % kRing of its ring: few enough to stay in the L2.
-//            ready[entry] = t + 1 once written, consumed[lane][part] = t + 1 once read.
+// Beside     two grids at once: persistent CTAs prepare, on all SMs but as many as there are lanes, and the lanes scan on those. Prep takes
+//            (step, lane) pairs in order of steps; written[lane][step] = step + 1 once its record is written. Prep waits for nothing, and the
+//            lanes are scheduled when all of it runs (programmatic launch): so whatever else occupies the GPU, prep ends, and then the lanes.
+// Together   (more records than memory should hold) the same in one grid, and lane j's record of step t goes into entry t % kRing of its ring:
+//            few enough to stay in the L2. Prep waits for room: consumed[lane] = t + 1 once read. So all CTAs must be resident.
 // Cut        (very few chains) chains are cut in time as well, for an exact segment scan: linear_attn_sm90_segments.cuh.
-// In turn    (many chains) prep writes all records, slot by slot, then every cluster scans: nothing waits for a flag of a record.
+// In turn    (many chains) prep writes all records, slot by slot, then every CTA scans: nothing waits for a flag of a record.
 #pragma once
 
 #include "ops/linear_attn/linear_attn_sm90.cuh"
 
 namespace linnet::ops::sm90 {
 
-constexpr int kParts = 2;         // CTAs of a cluster: halves of the value columns
-constexpr int kRing = 24;         // records of a lane that may be ahead; at most 31
+constexpr int kParts = 2;         // warpgroups that scan a chain: halves of the value columns
+constexpr int kRing = 20;         // records of a lane that may be ahead; at most 31
 constexpr int kFlagLine = 32;     // flags of different lanes lie in different lines of the L2
-constexpr int kMaxTogether = 40;  // lanes of a together schedule, for their rings
-constexpr int kMaxLanes = 80;     // sizes the workspace
+constexpr int kMaxTogether = 48;  // lanes of a together schedule, for their rings
+constexpr int kMaxLanes = 160;    // sizes the workspace
+
+// Where records are, and what says that they are written.
+enum class Flow { in_turn, beside, ring };
 
 struct Workspace {
-  Record* records;  // together: [n_lanes, kRing]; in turn: [n_slots, n_heads]
-  bool in_turn;
+  Record* records;  // ring: [n_lanes, kRing]; else [n_slots, n_heads]
+  Flow flow;
   float* handoff;       // [n_lanes, kParts, 64, 128]: lane j's entry is the state at its first position
   int32_t* next_item;   // [1]
-  int32_t* ready;       // [n_lanes, kFlagLine], kRing used
-  int32_t* consumed;    // [n_lanes, kFlagLine], kParts used
+  int32_t* consumed;    // [n_lanes, kFlagLine], one used
   int32_t* handed_off;  // [n_lanes, kFlagLine], kParts used
+  int32_t* written;     // ring: [n_lanes, kFlagLine], kRing used; beside: [n_lanes, steps]
 };
 constexpr int kHandoffFloats = kParts * 64 * 128;
-constexpr int64_t kFlagInts = kFlagLine * (1 + 3 * kMaxLanes);
+constexpr int64_t kFlagInts = kFlagLine * (1 + 3 * kMaxLanes);  // and, beside, those of the steps
+inline int64_t step_flags(int64_t n_positions) { return (n_positions + kMaxLanes + 63) / 64 * 64; }
 constexpr size_t kHandoffBytes = static_cast<size_t>(kMaxLanes) * kHandoffFloats * sizeof(float);
 
 // Cut (linear_attn_sm90_segments.cuh): behind the records, for each lane the state of a chain that begins in it and the map of its segment.
-constexpr int kSegmentLanes = 64;  // at most: the clusters that an H100 or H200 has, nearly
+constexpr int kSegmentLanes = 64;  // at most: two CTAs each, for the maps, nearly fill an H100 or H200
 constexpr size_t kSegmentBytes = 2 * static_cast<size_t>(kSegmentLanes) * kDim * kDim * sizeof(float);
 
 constexpr size_t kFixedBytes = kHandoffBytes + kFlagInts * sizeof(int32_t);
 
-inline Workspace workspace_at(void* p, bool in_turn) {
+inline Workspace workspace_at(void* p, Flow flow, int64_t n_positions) {
   char* const at = static_cast<char*>(p);
   Workspace w;
   w.handoff = reinterpret_cast<float*>(at);
   w.next_item = reinterpret_cast<int32_t*>(at + kHandoffBytes);
-  w.ready = w.next_item + kFlagLine;
-  w.consumed = w.ready + kMaxLanes * kFlagLine;
+  w.consumed = w.next_item + kFlagLine;
   w.handed_off = w.consumed + kMaxLanes * kFlagLine;
-  w.records = reinterpret_cast<Record*>(at + kFixedBytes);
-  w.in_turn = in_turn;
+  w.written = w.handed_off + kMaxLanes * kFlagLine;
+  w.records = reinterpret_cast<Record*>(at + kFixedBytes + (flow == Flow::beside ? step_flags(n_positions) * 4 : 0));
+  w.flow = flow;
   return w;
 }
 

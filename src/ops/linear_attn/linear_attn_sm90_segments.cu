@@ -1,11 +1,11 @@
 // kda_sm90 prefill with chains cut in time (linear_attn_sm90_segments.cuh): prep, then the three kernels below.
 //
-// Threads map, segment: a warpgroup of consumers and three warps that serve it, as in the prefill's grid; a cluster of 2 CTAs for a map or
+// Threads map, segment: two warpgroups of consumers and three warps that serve them, as in the prefill's grid; a CTA for a map or
 //         a segment. chain: 16 warps, 8 columns of one chain's states; a warp has 4 rows and 64 further on, a lane an eighth of each sum.
-// Smem    map, segment 227,328 B as the scan; chain 9,216 B: the state's columns before and after.
+// Smem    map, segment 198,816 B as the scan; chain 9,216 B: the state's columns before and after.
 // Traffic map 41,472 B of each record twice, segment 66,048 B; chain reads 65,536 B of each map in 16 CTAs.
-// map_kernel: registers 180.
-// segment_kernel: registers 244.
+// map_kernel: registers 168.
+// segment_kernel: registers 168, spills 44, stack 16.
 // chain_kernel: registers 100.
 #include <algorithm>
 
@@ -16,47 +16,51 @@
 namespace linnet::ops::sm90 {
 namespace {
 
-constexpr int kScanThreads = 2 * kConsumers;
-
 // The piece of a chain that a lane takes first: it ends with the lane.
 __device__ __forceinline__ Piece last_piece(const KdaPrefillSm90& a, const Lanes& lanes, int lane) {
   const int lo = lanes.first(lane), hi = lanes.first(lane + 1);
   return find_piece(SeqStart{a.seq_start, a.seq_start_is_64}, a.n_sequences, lanes.n_slots, hi - 1, lo, hi);
 }
 
-// Two clusters a lane: S0 (or the state itself, where a chain begins) and M. Side by side, so that a record is read once from memory.
+// Two CTAs a lane: S0 (or the state itself, where a chain begins) and M. Side by side, so that a record is read once from memory.
 template <class T>
-__global__ void __cluster_dims__(kParts, 1, 1) __launch_bounds__(kScanThreads, 1)
+__global__ void __launch_bounds__(kScanThreads, 1)
     map_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, const SegmentSpace space,
                const Lanes lanes) {
   extern __shared__ __align__(1024) char smem_bytes[];
   const uint32_t smem = smem_address(smem_bytes);
-  const int cluster = static_cast<int>(blockIdx.x) / kParts, part = static_cast<int>(blockIdx.x) % kParts;
-  const int lane = cluster / 2;
-  const bool of_identity = cluster % 2 != 0;
+  const int lane = static_cast<int>(blockIdx.x) / 2;
+  const bool of_identity = blockIdx.x % 2 != 0;
   const Piece piece = last_piece(a, lanes, lane);
   if (piece.end == piece.chain_end || (of_identity && piece.first == piece.chain_first)) return;
   begin_scan(smem);
-  const MapScan scan{{a, w, lanes, lane, part}, space, piece, of_identity};
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  if (warp < kConsumers / 32) consume_map<T>(scan, smem);
-  else serve(scan, smem, warp - kConsumers / 32);
-  end_scan();
+  const int warpgroup = static_cast<int>(threadIdx.x) / kConsumers;
+  const MapScan scan{{a, w, lanes, lane, warpgroup}, space, piece, of_identity};
+  if (warpgroup < kParts) {
+    take_registers<kConsumerRegisters>();
+    consume_map<T>(scan, smem);
+  } else {
+    give_registers<kServantRegisters>();
+    serve(scan, smem, static_cast<int>(threadIdx.x) / 32 % 4);
+  }
 }
 
 template <class T>
-__global__ void __cluster_dims__(kParts, 1, 1) __launch_bounds__(kScanThreads, 1)
+__global__ void __launch_bounds__(kScanThreads, 1)
     segment_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, const SegmentSpace space,
                    const Lanes lanes) {
   extern __shared__ __align__(1024) char smem_bytes[];
   const uint32_t smem = smem_address(smem_bytes);
   begin_scan(smem);
-  const int lane = static_cast<int>(blockIdx.x) / kParts, part = static_cast<int>(blockIdx.x) % kParts;
-  const SegmentScan scan{{a, w, lanes, lane, part}, space};
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  if (warp < kConsumers / 32) consume<T>(scan, smem);
-  else serve(scan, smem, warp - kConsumers / 32);
-  end_scan();
+  const int warpgroup = static_cast<int>(threadIdx.x) / kConsumers;
+  const SegmentScan scan{{a, w, lanes, static_cast<int>(blockIdx.x), warpgroup}, space};
+  if (warpgroup < kParts) {
+    take_registers<kConsumerRegisters>();
+    consume<T>(scan, smem);
+  } else {
+    give_registers<kServantRegisters>();
+    serve(scan, smem, static_cast<int>(threadIdx.x) / 32 % 4);
+  }
 }
 
 constexpr int kChainThreads = 512, kColumns = 8;
@@ -174,16 +178,16 @@ cudaError_t launch_segments(const KdaPrefillSm90& a, void* workspace, int n_lane
   for (const auto kernel : {map, segment})
     if (const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kScanSmemBytes))
       return e;
-  const Workspace w = workspace_at(workspace, true);
+  const Workspace w = workspace_at(workspace, Flow::in_turn, n_positions);
   const SegmentSpace space = space_at(w, n_positions);
   if (a.n_tokens > 0)
     if (const cudaError_t e = launch_prep(a, w.records, n_slots, stream)) return e;
   if (lanes.n_lanes > 1) {  // nothing goes on behind the last lane
     const unsigned n_maps = static_cast<unsigned>(lanes.n_lanes - 1);
-    map<<<2 * n_maps * kParts, kScanThreads, kScanSmemBytes, stream>>>(a, w, space, lanes);
+    map<<<2 * n_maps, kScanThreads, kScanSmemBytes, stream>>>(a, w, space, lanes);
     chain_kernel<<<dim3(kDim / kColumns, n_maps), kChainThreads, 0, stream>>>(a, space, lanes);
   }
-  segment<<<static_cast<unsigned>(lanes.n_lanes * kParts), kScanThreads, kScanSmemBytes, stream>>>(a, w, space, lanes);
+  segment<<<static_cast<unsigned>(lanes.n_lanes), kScanThreads, kScanSmemBytes, stream>>>(a, w, space, lanes);
   return cudaGetLastError();
 }
 

@@ -92,7 +92,8 @@ __device__ __forceinline__ void store_state(const SegmentScan& x, const Piece& w
 template <class T>
 __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
   const int warp = (threadIdx.x & 127) >> 5, thread = threadIdx.x & 31, t2 = (thread & 3) * 2;
-  const uint32_t fragment = value_piece(smem, 0, (thread & 7) + ((thread >> 4) << 3), 2 * warp + ((thread >> 3) & 1));
+  const uint32_t fragment =
+      value_piece(smem, 0, x.part, (thread & 7) + ((thread >> 4) << 3), 2 * warp + ((thread >> 3) & 1));
   const int n_chunks = x.piece.end_chunk() - x.piece.begin_chunk();  // at least 1: the chain goes on
   float s[64], r[32];
   uint32_t s_operand[32], u_operand[16];
@@ -110,10 +111,8 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     wgmma_fence();
     read_state<-1>(r, s_operand, operand(record + offsetof(Record, k_in), 16), true);  // R = V - K~ S
     __syncwarp();
-    if (thread == 0) barrier_arrive(written(smem, v.stage));
+    if (thread == 0) barrier_arrive(written(smem, x.part, v.stage));
     barrier_wait(loaded(smem, 1, at.stage), at.phase);
-    float decay[32];
-    load_decay(decay, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
     wgmma_wait<0>();
     touch(r);
     uint32_t r_operand[16];
@@ -121,10 +120,10 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     float u[32];
     wgmma_fence();
     mix_tokens(u, r_operand, operand(record + offsetof(Record, solve), 16), false);  // U = T R
-    scale_columns(s, decay);
+    scale_columns(s, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
     wgmma_wait<0>();
     touch(u);
-    if (thread == 0) barrier_arrive_at(read_by_all(smem, 0, at.stage), 0);
+    if (thread == 0) barrier_arrive(read_by_all(smem, 0, at.stage));
     to_operand(u_operand, u);
     touch(s);
     wgmma_fence();
@@ -136,11 +135,11 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     v.advance();
     at.advance();
     if (c + 1 < n_chunks) barrier_wait(values(smem, v.stage), v.phase);
-    load_values<T>(r, fragment + v.stage * kValueBytes);  // after the last chunk: leftovers, never used
+    load_values<T>(r, fragment + v.stage * kParts * kValueBytes);  // after the last chunk: leftovers, never used
     wgmma_wait<0>();
     touch(s);
     to_operand(s_operand, s);
-    if (thread == 0) barrier_arrive_at(read_by_all(smem, 1, record_stage), 1);
+    if (thread == 0) barrier_arrive(read_by_all(smem, 1, record_stage));
   }
   store_state(x, x.piece, s);
 }

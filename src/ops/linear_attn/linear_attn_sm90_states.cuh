@@ -91,19 +91,13 @@ __device__ __forceinline__ void store_state(const StateScan<kWithCheckpoints>& x
   else write_pool(x, w, s);
 }
 
-// As for ScanArgs: lines of 128 bytes, 64 columns of each key or 64 whole values.
 __device__ __forceinline__ void prefetch_pool(const ScanArgs& s, const Piece& w) {
   const int slot = w.first == w.chain_first && s.a.state_in ? s.a.state_in[w.sequence] : -1;
   if (slot < 0) return;
-  const int64_t whole = state_bytes(s.a.state_type), row = whole / kDim;
+  const int64_t whole = state_bytes(s.a.state_type);
   const char* const at =
       static_cast<const char*>(s.a.state) + (static_cast<int64_t>(slot) * s.a.n_heads + w.head) * whole;
-  const int n_lines = static_cast<int>(whole / 256), lines_a_row = n_lines / kDim;  // of half a state; keys first
-  for (int i = static_cast<int>(threadIdx.x & 31); i < n_lines; i += 32) {
-    const int64_t offset = s.a.state_v_first ? s.part * whole / 2 + i * 128
-                                             : i / lines_a_row * row + s.part * row / 2 + i % lines_a_row * 128;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(at + offset));
-  }
+  for (int64_t i = 128 * (threadIdx.x & 31); i < whole; i += 128 * 32) prefetch_line(at + i);
 }
 template <bool kWithCheckpoints>
 __device__ __forceinline__ void prefetch_state(const StateScan<kWithCheckpoints>& s, const Piece& w) {

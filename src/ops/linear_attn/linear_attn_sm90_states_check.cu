@@ -50,7 +50,7 @@ void check_checkpoints(Draw draw) {
   d.args.checkpoints = checkpoints.get();
   std::vector<float> first;
   bool plain_same = true, lanes_same = true;
-  for (const auto schedule : {sm90::Schedule::together, sm90::Schedule::in_turn}) {
+  for (const auto schedule : {sm90::Schedule::beside, sm90::Schedule::in_turn, sm90::Schedule::together}) {
     DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), c.B(), c.H, schedule));
     for (const int n_lanes : {0, 1, 3, 7}) {
       d.reset(c);
@@ -86,7 +86,7 @@ void check_checkpoints(Draw draw) {
           std::string("checkpoints against the definition, ") + kDrawNames[static_cast<int>(draw)] + ": " + show(e));
   verdict(untouched, "slots without tokens are not written");
   verdict(plain_same, "outputs and final states have the bits of a call without checkpoints");
-  verdict(lanes_same, "checkpoints: the same bits by either schedule, with 1, 3, 7 and all clusters");
+  verdict(lanes_same, "checkpoints: the same bits by each schedule, with 1, 3, 7 and all CTAs");
   // The last chunk's checkpoint of each sequence is its final state.
   bool last_same = true;
   const auto final_states = DeviceCase::permuted(state, c.B());
