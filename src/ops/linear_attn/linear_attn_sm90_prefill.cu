@@ -1,6 +1,6 @@
 // kda_sm90 prefill: the launches, and the plain builds of the grid of linear_attn_sm90_prefill.cuh.
 // prepare_kernel: registers 128, spills 68, stack 24: at the launch; then workgroups 160, managers 32. Most of the spills are the managers'.
-// together_kernel: registers 128, spills 332, stack 56: likewise; and consumers 208, the warps that serve them 72. No spill is in the consumers' loop over chunks.
+// together_kernel: registers 128, spills 600, stack 104: likewise; and consumers 208, the warps that serve them 72. No spill is in the consumers' loop over chunks.
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
 
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"

@@ -66,18 +66,18 @@ __device__ __forceinline__ void serve(const Scan& scan, uint32_t smem, int warp)
   else if (warp == 2) load_value_rows(scan, smem);
 }
 
-// A lane.
-template <class T, class Scan>
+// A lane. Registers: of a consumer, of a warp that serves them.
+template <class T, class Scan, int kOfConsumer = kConsumerRegisters, int kOfServant = kServantRegisters>
 __device__ __forceinline__ void run_scan(const KdaPrefillSm90& a, const Workspace& w, const Lanes& lanes,
                                          uint32_t smem) {
   begin_scan(smem);
   const int warpgroup = static_cast<int>(threadIdx.x) / kConsumers;
   const Scan scan{a, w, lanes, static_cast<int>(blockIdx.x), warpgroup};
   if (warpgroup < kParts) {
-    take_registers<kConsumerRegisters>();
+    take_registers<kOfConsumer>();
     consume<T>(scan, smem);
   } else if (warpgroup == kParts) {
-    give_registers<kServantRegisters>();
+    give_registers<kOfServant>();
     serve(scan, smem, static_cast<int>(threadIdx.x) / 32 % 4);
   } else {
     give_registers<24>();
@@ -126,7 +126,7 @@ __device__ __forceinline__ void scan_or_prepare(const KdaPrefillSm90& a, const W
   __shared__ Plan plan;
   make_lanes(a, n_slots, n_wanted, plan);
   if (static_cast<int>(blockIdx.x) < plan.lanes.n_lanes)
-    run_scan<typename B::T, Scan>(a, w, plan.lanes, smem_address(smem_bytes));
+    run_scan<typename B::T, Scan, 208, 72>(a, w, plan.lanes, smem_address(smem_bytes));
   else run_prep<B>(a, w, plan.lanes, smem_bytes);
 }
 

@@ -1,7 +1,7 @@
 // kda_sm90 prefill of f16 inputs with options (KdaPrefillSm90), each kind of gate: prep's kernel and the persistent one.
 // prep_kernel: registers 168, spills 8, stack 8.
 // prepare_kernel: registers 128, spills 104, stack 24.
-// together_kernel: registers 128, spills 236, stack 40.
+// together_kernel: registers 128, spills 652, stack 104.
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
 

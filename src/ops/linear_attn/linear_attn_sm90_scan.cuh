@@ -20,8 +20,9 @@ namespace linnet::ops::sm90 {
 constexpr int kStages = 2, kValueStages = 4;
 constexpr int kConsumers = 128;                          // threads of a part
 constexpr int kScanThreads = (kParts + 1) * kConsumers;  // and the warps that serve them
-constexpr int kConsumerRegisters = 208, kServantRegisters = 72;
-constexpr int kRecordBytes = 66560;  // a record in shared memory, rounded up to the swizzle's 1024
+constexpr int kConsumerRegisters = 224,
+              kServantRegisters = 56;  // of the 168 that each thread of a scan-only CTA starts with
+constexpr int kRecordBytes = 66560;    // a record in shared memory, rounded up to the swizzle's 1024
 constexpr int kValueBytes =
     kChunk * 128;  // of a part: 64 values a token, their 16-byte pieces permuted by piece ^ (token & 7)
 constexpr int kValueOffset = kStages * kRecordBytes,
@@ -240,11 +241,14 @@ __device__ __forceinline__ void store_part(const ScanArgs& s, uint32_t smem, int
                    : "=r"(v[i].x), "=r"(v[i].y), "=r"(v[i].z), "=r"(v[i].w)
                    : "r"(value_piece(smem, stage, part, 4 * (8 * half + i) + row, piece))
                    : "memory");
+    if (left > 4 * 15) {  // without a branch for each
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      const int offset = 8 * half + i;
-      if (4 * offset < left) *reinterpret_cast<uint4*>(to + offset * step_bytes) = v[i];
+      for (int i = 0; i < 8; i++) *reinterpret_cast<uint4*>(to + (8 * half + i) * step_bytes) = v[i];
+      continue;
     }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      if (4 * (8 * half + i) < left) *reinterpret_cast<uint4*>(to + (8 * half + i) * step_bytes) = v[i];
   }
 }
 
@@ -277,17 +281,16 @@ __device__ __forceinline__ void store_outputs(const Scan& s, uint32_t smem) {
       });
 }
 
-// S = D S; decay: shared address of the first pair of this thread's columns of D.
-__device__ __forceinline__ void scale_columns(float (&s)[64], uint32_t decay) {
+// This thread's 32 columns of D; decay: shared address of the first pair.
+__device__ __forceinline__ void load_decay(float (&d)[32], uint32_t decay) {
 #pragma unroll
-  for (int j = 0; j < 16; j++) {
-    float d0, d1;
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(d0), "=f"(d1) : "r"(decay + 32 * j));
-    s[4 * j] *= d0;
-    s[4 * j + 1] *= d1;
-    s[4 * j + 2] *= d0;
-    s[4 * j + 3] *= d1;
-  }
+  for (int j = 0; j < 16; j++)
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(d[2 * j]), "=f"(d[2 * j + 1]) : "r"(decay + 32 * j));
+}
+// S = D S.
+__device__ __forceinline__ void scale_columns(float (&s)[64], const float (&d)[32]) {
+#pragma unroll
+  for (int i = 0; i < 64; i++) s[i] *= d[2 * (i >> 2) + (i & 1)];
 }
 
 // D (+)= sign S operand^T, 128 key channels: the product with K~ or Q~ whose descriptor is b.
@@ -393,6 +396,8 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       wgmma_fence();
       read_state<1>(o, s_operand, operand(record + offsetof(Record, q_in), 16), false);  // O = Q~ S
       barrier_wait(loaded(smem, 1, at.stage), at.phase);
+      float decay[32];
+      load_decay(decay, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
       wgmma_wait<1>();
       touch(r);
       uint32_t r_operand[16];
@@ -400,7 +405,7 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       float u[32];
       wgmma_fence();
       mix_tokens(u, r_operand, operand(record + offsetof(Record, solve), 16), false);  // U = T R
-      scale_columns(s, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
+      scale_columns(s, decay);
       wgmma_wait<0>();
       touch(u);
       touch(o);

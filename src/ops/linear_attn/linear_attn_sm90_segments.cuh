@@ -113,6 +113,8 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     __syncwarp();
     if (thread == 0) barrier_arrive(written(smem, x.part, v.stage));
     barrier_wait(loaded(smem, 1, at.stage), at.phase);
+    float decay[32];
+    load_decay(decay, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
     wgmma_wait<0>();
     touch(r);
     uint32_t r_operand[16];
@@ -120,7 +122,7 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     float u[32];
     wgmma_fence();
     mix_tokens(u, r_operand, operand(record + offsetof(Record, solve), 16), false);  // U = T R
-    scale_columns(s, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
+    scale_columns(s, decay);
     wgmma_wait<0>();
     touch(u);
     if (thread == 0) barrier_arrive(read_by_all(smem, 0, at.stage));
