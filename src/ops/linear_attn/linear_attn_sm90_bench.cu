@@ -55,9 +55,6 @@ void tune_prefill(int B, int64_t T, int H) {
               time(sm90::Schedule::in_turn, 0));
   for (int n_lanes = 20; n_lanes <= 56; n_lanes += 4)
     std::printf(" %d: %.1f", n_lanes, time(sm90::Schedule::beside, n_lanes));
-  std::printf("; together:");
-  for (int n_lanes = 24; n_lanes <= 48; n_lanes += 8)
-    std::printf(" %d: %.1f", n_lanes, time(sm90::Schedule::together, n_lanes));
   std::printf("\n");
   std::fflush(stdout);
 }

@@ -62,17 +62,18 @@ void check_bits() {
   verdict(same, "100 runs, one answer");
 
   bool any_lanes = true;
-  for (const auto schedule : {sm90::Schedule::beside, sm90::Schedule::in_turn, sm90::Schedule::together}) {
-    DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), c.B(), c.H, schedule));
+  for (const int n_windows : {0, 1, 2, 5}) {  // 0: in turn
+    const auto schedule = n_windows ? sm90::Schedule::beside : sm90::Schedule::in_turn;
+    DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), c.B(), c.H, schedule, n_windows));
     for (const int n_lanes : {0, 1, 2, 3, 5, 7, 11, 12, 47, 120}) {
       d.reset(c);
       workspace.poison();
-      LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, n_lanes, stream()));
+      LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, n_lanes, stream(), n_windows));
       any_lanes =
           any_lanes && same_bits(d.out.host(), out, out.size()) && same_bits(d.state.host(), state, state.size());
     }
   }
-  verdict(any_lanes, "the same bits by each schedule, whatever the number of scanning CTAs");
+  verdict(any_lanes, "the same bits by each schedule, whatever the numbers of scanning CTAs and of windows");
 
   bool causal = true;
   const Case one = make_case(Draw::mixed, {200}, 2, 22);

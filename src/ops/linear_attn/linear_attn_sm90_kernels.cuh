@@ -9,8 +9,8 @@ namespace linnet::ops::sm90 {
 using PrepKernel = void (*)(KdaPrefillSm90, Record*, unsigned n_sms);
 using PrefillKernel = void (*)(KdaPrefillSm90, Workspace, int n_slots, int n_wanted);
 struct Kernels {
-  PrepKernel prep;                  // in turn
-  PrefillKernel prepare, together;  // beside; together, with states in the plain pool
+  PrepKernel prep;        // in turn
+  PrefillKernel prepare;  // beside
 };
 
 PrepKernel plain_prep_kernel(KdaGate gate);  // linear_attn_sm90_prep.cu: softplus, lower_bound

@@ -10,29 +10,26 @@ namespace linnet::ops::sm90 {
 struct Desk {
   prep::Chunk chunk[2];
   Record* record[2];
-  uint64_t posted[2];   // barriers: the chunk is known, its rows may be loaded
-  uint64_t allowed[2];  // its record has a place
-  uint64_t done[2];     // its record is written
+  uint64_t posted[2];  // barriers: the chunk and its record's place are known, its rows may be loaded
+  uint64_t done[2];    // its record is written
 };
 
 __device__ __forceinline__ void init_desk(Desk& d) {
   for (int i = 0; i < 2; i++) {
     barrier_init(smem_address(&d.posted[i]), 1);
-    barrier_init(smem_address(&d.allowed[i]), 1);
     barrier_init(smem_address(&d.done[i]), 1);
   }
 }
 
-// The chunk of a lane's step, and its record's entry among all of them; false where the step is a hole or beyond the lane's end.
+// The chunk of a lane's step; false where the step is a hole or beyond the lane's end.
 __device__ __forceinline__ bool chunk_of(const KdaPrefillSm90& a, const Lanes& lanes, int lane, int step,
-                                         prep::Chunk& c, int64_t& entry) {
+                                         prep::Chunk& c) {
   const SeqStart start{a.seq_start, a.seq_start_is_64};
   const int lo = lanes.first(lane), hi = lanes.first(lane + 1);
   const int mirrored = hi - 1 - step;  // in the right piece, counted from its other end
   if (mirrored < lo) return false;
   const Piece w = find_piece(start, a.n_sequences, lanes.n_slots, mirrored, lo, hi);
-  const int position = w.first + w.end - 1 - mirrored, chunk = position - w.chain_first;
-  entry = static_cast<int64_t>(position - w.head * lanes.n_slots) * a.n_heads + w.head;
+  const int chunk = w.first + w.end - 1 - mirrored - w.chain_first;
   const int64_t left = w.length - static_cast<int64_t>(chunk) * kChunk;
   c.sequence = w.sequence;
   c.head = w.head;
@@ -42,8 +39,9 @@ __device__ __forceinline__ bool chunk_of(const KdaPrefillSm90& a, const Lanes& l
 }
 
 // The managing warp of a workgroup (its first thread): takes items, posts those that are chunks one ahead of the work, and tells the
-// scanners when a record is written. It never waits for room while it could still tell of a record: the room may depend on it.
+// scanners when a record is written.
 __device__ __forceinline__ void manage(const KdaPrefillSm90& a, const Workspace& w, const Lanes& lanes, Desk& desk) {
+  const Window window = window_of(w, lanes);
   int next = atomicAdd(w.next_item, 1);
   int posted = 0, published = 0, value[2] = {};
   int32_t* flag[2] = {};
@@ -56,36 +54,23 @@ __device__ __forceinline__ void manage(const KdaPrefillSm90& a, const Workspace&
     }
   };
   while (true) {
-    const int item = next, step = item / lanes.n_lanes, lane = item - step * lanes.n_lanes, slot = posted & 1;
-    const bool end = step >= lanes.steps();
+    const int item = next, above = item / lanes.n_lanes, lane = item - above * lanes.n_lanes, slot = posted & 1;
+    const int step = window.first + above;
+    const bool end = step >= window.end;
     prep::Chunk c;
-    int64_t entry = 0;
     c.n_valid = 0;
     if (!end) {
       next = atomicAdd(w.next_item, 1);
-      if (!chunk_of(a, lanes, lane, step, c, entry)) continue;
+      if (!chunk_of(a, lanes, lane, step, c)) continue;
     }
+    int32_t* const written = w.written + static_cast<int64_t>(lane) * lanes.steps() + step;
+    flag[0] = slot ? flag[0] : written;
+    flag[1] = slot ? written : flag[1];
+    value[0] = slot ? value[0] : step + 1;
+    value[1] = slot ? step + 1 : value[1];
     desk.chunk[slot] = c;
+    desk.record[slot] = w.records + static_cast<int64_t>(lane) * window.size + above;
     barrier_arrive(smem_address(&desk.posted[slot]));
-    if (!end) {
-      int32_t* written = w.written + static_cast<int64_t>(lane) * lanes.steps() + step;
-      if (w.flow == Flow::ring) {
-        const int32_t* consumed = w.consumed + lane * kFlagLine;
-        const auto has_room = [&] { return load_relaxed(consumed) > step - kRing; };
-        if (!has_room()) {
-          publish_until(posted);
-          while (!has_room()) __nanosleep(200);
-        }
-        written = w.written + lane * kFlagLine + step % kRing;
-        entry = static_cast<int64_t>(lane) * kRing + step % kRing;
-      }
-      flag[0] = slot ? flag[0] : written;
-      flag[1] = slot ? written : flag[1];
-      value[0] = slot ? value[0] : step + 1;
-      value[1] = slot ? step + 1 : value[1];
-      desk.record[slot] = w.records + entry;
-      barrier_arrive(smem_address(&desk.allowed[slot]));
-    }
     publish_until(posted);
     posted++;
     if (end) return;
@@ -100,7 +85,6 @@ __device__ __forceinline__ void prepare(const KdaPrefillSm90& a, Desk& desk, pre
   barrier_wait(smem_address(&desk.posted[0]), 0);
   if (desk.chunk[0].n_valid > 0) prep::load<B>(a, desk.chunk[0], smem, thread);
   for (int i = 0; desk.chunk[i & 1].n_valid > 0; i++) {
-    barrier_wait(smem_address(&desk.allowed[i & 1]), i >> 1 & 1);
     prep::compute<B>(a, desk.chunk[i & 1], desk.record[i & 1], smem, thread, barrier, [&] {
       barrier_wait(smem_address(&desk.posted[i + 1 & 1]), i + 1 >> 1 & 1);
       const prep::Chunk& next = desk.chunk[i + 1 & 1];

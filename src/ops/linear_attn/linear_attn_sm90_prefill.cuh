@@ -6,17 +6,14 @@
 // Items are taken in the order of time, so the earliest step not yet done can always go on.
 #pragma once
 
-#include <algorithm>
-
 #include "ops/linear_attn/linear_attn_sm90_manage.cuh"
 #include "ops/linear_attn/linear_attn_sm90_scan.cuh"
 
 namespace linnet::ops::sm90 {
 
-constexpr int kWorkgroups = 3, kPrefillThreads = (kWorkgroups + 1) * prep::kThreads;  // the last four warps manage
-static_assert(kPrefillThreads >= kScanThreads);
+constexpr int kWorkgroups = 3, kPrepareThreads = (kWorkgroups + 1) * prep::kThreads;  // the last four warps manage
 constexpr int kPrepBytes = (sizeof(prep::Smem) + 127) / 128 * 128;
-constexpr int kPrefillSmemBytes = std::max(kScanSmemBytes, kWorkgroups* kPrepBytes);
+constexpr int kPrepareSmemBytes = kWorkgroups * kPrepBytes;
 
 template <int n>
 __device__ __forceinline__ void take_registers() {
@@ -66,21 +63,19 @@ __device__ __forceinline__ void serve(const Scan& scan, uint32_t smem, int warp)
   else if (warp == 2) load_value_rows(scan, smem);
 }
 
-// A lane. Registers: of a consumer, of a warp that serves them.
-template <class T, class Scan, int kOfConsumer = kConsumerRegisters, int kOfServant = kServantRegisters>
+// A lane.
+template <class T, class Scan>
 __device__ __forceinline__ void run_scan(const KdaPrefillSm90& a, const Workspace& w, const Lanes& lanes,
                                          uint32_t smem) {
   begin_scan(smem);
   const int warpgroup = static_cast<int>(threadIdx.x) / kConsumers;
   const Scan scan{a, w, lanes, static_cast<int>(blockIdx.x), warpgroup};
   if (warpgroup < kParts) {
-    take_registers<kOfConsumer>();
+    take_registers<kConsumerRegisters>();
     consume<T>(scan, smem);
-  } else if (warpgroup == kParts) {
-    give_registers<kOfServant>();
-    serve(scan, smem, static_cast<int>(threadIdx.x) / 32 % 4);
   } else {
-    give_registers<24>();
+    give_registers<kServantRegisters>();
+    serve(scan, smem, static_cast<int>(threadIdx.x) / 32 % 4);
   }
 }
 
@@ -118,16 +113,4 @@ __device__ __forceinline__ void scan_lanes(const KdaPrefillSm90& a, const Worksp
   make_lanes(a, n_slots, n_wanted, plan);
   if (static_cast<int>(blockIdx.x) < plan.lanes.n_lanes) run_scan<T, Scan>(a, w, plan.lanes, smem_address(smem_bytes));
 }
-// Together.
-template <class B, class Scan>
-__device__ __forceinline__ void scan_or_prepare(const KdaPrefillSm90& a, const Workspace& w, int n_slots,
-                                                int n_wanted) {
-  extern __shared__ __align__(1024) char smem_bytes[];
-  __shared__ Plan plan;
-  make_lanes(a, n_slots, n_wanted, plan);
-  if (static_cast<int>(blockIdx.x) < plan.lanes.n_lanes)
-    run_scan<typename B::T, Scan, 208, 72>(a, w, plan.lanes, smem_address(smem_bytes));
-  else run_prep<B>(a, w, plan.lanes, smem_bytes);
-}
-
 }  // namespace linnet::ops::sm90

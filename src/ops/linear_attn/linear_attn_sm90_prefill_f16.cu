@@ -1,7 +1,6 @@
 // kda_sm90 prefill of f16 inputs with options (KdaPrefillSm90), each kind of gate: prep's kernel and the persistent one.
 // prep_kernel: registers 168, spills 8, stack 8.
-// prepare_kernel: registers 128, spills 104, stack 24.
-// together_kernel: registers 128, spills 652, stack 104.
+// prepare_kernel: registers 128, spills 96, stack 32.
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
 
@@ -16,23 +15,15 @@ __global__ void __launch_bounds__(prep::kThreads, prep::kWorkgroupsPerSm)
 }
 
 template <class B>
-__global__ void __launch_bounds__(kPrefillThreads, 1)
+__global__ void __launch_bounds__(kPrepareThreads, 1)
     prepare_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, int n_slots, int n_wanted) {
   prepare_beside<B>(a, w, n_slots, n_wanted);
-}
-
-template <class B>
-__global__ void __launch_bounds__(kPrefillThreads, 1)
-    together_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, int n_slots, int n_wanted) {
-  scan_or_prepare<B, ScanArgs>(a, w, n_slots, n_wanted);
 }
 
 }  // namespace
 
 Kernels f16_kernels(KdaGate gate) {
-  return build_of<__half>(gate, []<class B>(B) -> Kernels {
-    return {prep_kernel<B>, prepare_kernel<B>, together_kernel<B>};
-  });
+  return build_of<__half>(gate, []<class B>(B) -> Kernels { return {prep_kernel<B>, prepare_kernel<B>}; });
 }
 
 }  // namespace linnet::ops::sm90

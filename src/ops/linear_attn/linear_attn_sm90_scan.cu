@@ -1,5 +1,5 @@
 // kda_sm90 scan as a kernel of its own, a CTA a lane: beside prep or after it. Plain pools of states and others, bf16 and f16 values.
-// Registers 168, spills 348, stack 128: at the launch; then consumers 224, the warps that serve them 56. The spills are in those.
+// Registers 168, spills 328, stack 112: at the launch; then consumers 224, the warps that serve them 56. The spills are in those.
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
 #include "ops/linear_attn/linear_attn_sm90_states.cuh"

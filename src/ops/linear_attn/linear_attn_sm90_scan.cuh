@@ -88,69 +88,71 @@ struct ScanArgs {
 
 __device__ __forceinline__ bool has_values(const ScanArgs&) { return true; }  // else they are zero
 
+// The pieces of the lane in its window; f(piece, step of its first slot).
 template <class F>
 __device__ __forceinline__ void pieces_of(const ScanArgs& s, F f) {
-  for_each_piece(s.a, s.lanes, s.lane, f);
+  const Window window = window_of(s.w, s.lanes);
+  for_each_piece(s.a, s.lanes, s.lane, [&](Piece w, int first) {
+    const int end = first + w.n_slots(), late = max(window.first - first, 0), early = max(end - window.end, 0);
+    if (late + early >= w.n_slots()) return;
+    w.resumed = late > 0;
+    w.paused = early > 0;
+    w.first += late;
+    w.end -= early;
+    f(w, first + late);
+  });
 }
 
-// Every chunk of the lane in order; f(piece, chunk, step, number of the chunk), and after each piece after(piece, step behind it).
-template <class Scan, class F, class G>
-__device__ __forceinline__ void for_each_chunk(const Scan& s, F f, G after) {
+// Every chunk of the lane in order; f(piece, chunk, step, number of the chunk).
+template <class Scan, class F>
+__device__ __forceinline__ void for_each_chunk(const Scan& s, F f) {
   int number = 0;
   pieces_of(s, [&](const Piece& w, int first_step) {
     const int begin = w.begin_chunk(), end = w.end_chunk();
     for (int c = begin; c < end; c++) f(w, c, first_step + c - begin, number++);
-    after(w, first_step + w.n_slots());
   });
 }
-struct Nothing {
-  __device__ void operator()(const Piece&, int) const {}
-};
 
 // The warp that loads records, as soon as they are ready and a stage is free.
 template <class Scan>
 __device__ __forceinline__ void load_records(const Scan& s, uint32_t smem) {
   const int thread = threadIdx.x & 31;
-  const bool ring = s.w.flow == Flow::ring;
-  const int n_steps = s.lanes.steps();
-  const int32_t* const flags = s.w.written + static_cast<int64_t>(s.lane) * (ring ? kFlagLine : n_steps);
+  const Window window = window_of(s.w, s.lanes);
+  const int32_t* const flags = s.w.written + static_cast<int64_t>(s.lane) * s.lanes.steps();
   RecordCursor at;
   int n_ready = s.w.flow == Flow::in_turn ? 0x7fffffff : 0;  // steps before n_ready are
   if (s.w.flow == Flow::in_turn) wait_for_dependency();      // prep
-  for_each_chunk(
-      s,
-      [&](const Piece& w, int c, int step, int number) {
-        const int64_t entry =
-            ring ? static_cast<int64_t>(s.lane) * kRing + step % kRing
-                 : static_cast<int64_t>(w.chain_first + c - w.head * s.lanes.n_slots) * s.a.n_heads + w.head;
-        while (step >= n_ready) {  // many flags in one look
-          const int mine = step + thread;
-          const bool is =
-              thread < kRing && mine < n_steps && load_acquire(flags + (ring ? mine % kRing : mine)) == mine + 1;
-          n_ready = step + __ffs(~__ballot_sync(~0u, is)) - 1;
-          if (n_ready > step) fence_proxies();
-        }
+  for_each_chunk(s, [&](const Piece& w, int c, int step, int number) {
+    const int64_t entry =
+        s.w.flow == Flow::beside
+            ? static_cast<int64_t>(s.lane) * window.size + step - window.first
+            : static_cast<int64_t>(w.chain_first + c - w.head * s.lanes.n_slots) * s.a.n_heads + w.head;
+    while (step >= n_ready) {  // many flags in one look
+      const int mine = step + thread;
+      const bool is = mine < window.end && load_acquire(flags + mine) == mine + 1;
+      n_ready = step + __ffs(~__ballot_sync(~0u, is)) - 1;
+      if (n_ready > step) fence_proxies();
+    }
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const uint32_t bar = loaded(smem, half, at.stage), to = smem + at.stage * kRecordBytes + half_offset(half);
-          const char* const from = reinterpret_cast<const char*>(s.w.records + entry) + half_offset(half);
-          if (number >= kStages) barrier_wait(read_by_all(smem, half, at.stage), at.phase ^ 1);
-          if (thread == 0) {
-            if constexpr (Scan::kOutputs) {
-              barrier_expect(bar, half_bytes(half));
-              bulk_load(to, from, half_bytes(half), bar);
-            } else {  // neither q_in nor attend
-              constexpr uint32_t kDecay = offsetof(Record, decay) - offsetof(Record, k_out);
-              barrier_expect(bar, half ? 3 * kPanelBytes + sizeof(Record::decay) : 2 * kPanelBytes);
-              bulk_load(to, from, (half ? 3 : 2) * kPanelBytes, bar);  // k_out and solve, or k_in
-              if (half) bulk_load(to + kDecay, from + kDecay, sizeof(Record::decay), bar);
-            }
-          }
-          __syncwarp();
+    for (int half = 0; half < 2; half++) {
+      const uint32_t bar = loaded(smem, half, at.stage), to = smem + at.stage * kRecordBytes + half_offset(half);
+      const char* const from = reinterpret_cast<const char*>(s.w.records + entry) + half_offset(half);
+      if (number >= kStages) barrier_wait(read_by_all(smem, half, at.stage), at.phase ^ 1);
+      if (thread == 0) {
+        if constexpr (Scan::kOutputs) {
+          barrier_expect(bar, half_bytes(half));
+          bulk_load(to, from, half_bytes(half), bar);
+        } else {  // neither q_in nor attend
+          constexpr uint32_t kDecay = offsetof(Record, decay) - offsetof(Record, k_out);
+          barrier_expect(bar, half ? 3 * kPanelBytes + sizeof(Record::decay) : 2 * kPanelBytes);
+          bulk_load(to, from, (half ? 3 : 2) * kPanelBytes, bar);  // k_out and solve, or k_in
+          if (half) bulk_load(to + kDecay, from + kDecay, sizeof(Record::decay), bar);
         }
-        at.advance();
-      },
-      Nothing{});
+      }
+      __syncwarp();
+    }
+    at.advance();
+  });
   if (s.w.flow == Flow::beside) wait_for_dependency();  // so that this grid does not end before prep's
 }
 
@@ -174,23 +176,20 @@ __device__ __forceinline__ void load_value_rows(const Scan& s, uint32_t smem) {
   const int64_t step_bytes = 2 * s.a.token_stride * 2;  // the warp copies 2 tokens at a time
   const char* const v = static_cast<const char*>(s.a.v);
   ValueCursor at;
-  for_each_chunk(
-      s,
-      [&](const Piece& w, int c, int, int number) {
-        if (c == w.begin_chunk()) prefetch_state(s, w);
-        const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
-        const char* value = v + (token * s.a.token_stride + w.head * kDim) * 2 + piece * 16;
-        if (number >= kValueStages) barrier_wait(stored(smem, at.stage), at.phase ^ 1);
+  for_each_chunk(s, [&](const Piece& w, int c, int, int number) {
+    if (c == w.begin_chunk()) prefetch_state(s, w);
+    const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
+    const char* value = v + (token * s.a.token_stride + w.head * kDim) * 2 + piece * 16;
+    if (number >= kValueStages) barrier_wait(stored(smem, at.stage), at.phase ^ 1);
 #pragma unroll 8
-        for (int i = 0; i < kChunk / 2; i++) {
-          const bool valid = has_values(s) && 2 * i < left;
-          copy16(value_piece(smem, at.stage, piece >> 3, 2 * i + row, piece & 7), valid ? value + i * step_bytes : v,
-                 valid ? 16 : 0);
-        }
-        barrier_arrive_after_copies(values(smem, at.stage));
-        at.advance();
-      },
-      Nothing{});
+    for (int i = 0; i < kChunk / 2; i++) {
+      const bool valid = has_values(s) && 2 * i < left;
+      copy16(value_piece(smem, at.stage, piece >> 3, 2 * i + row, piece & 7), valid ? value + i * step_bytes : v,
+             valid ? 16 : 0);
+    }
+    barrier_arrive_after_copies(values(smem, at.stage));
+    at.advance();
+  });
 }
 
 template <int n>
@@ -252,33 +251,23 @@ __device__ __forceinline__ void store_part(const ScanArgs& s, uint32_t smem, int
   }
 }
 
-// The storing warp: each chunk's outputs from shared memory to the tensor, then their stage is free, and so is the record's place in
-// the ring.
+// The storing warp: each chunk's outputs from shared memory to the tensor, then their stage is free.
 template <class Scan>
 __device__ __forceinline__ void store_outputs(const Scan& s, uint32_t smem) {
   const int thread = threadIdx.x & 31, row = thread >> 3, piece = thread & 7;
-  int32_t* const consumed = s.w.consumed + s.lane * kFlagLine;
   ValueCursor at;
-  for_each_chunk(
-      s,
-      [&](const Piece& w, int c, int step, int) {
-        const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
-        char* const to = static_cast<char*>(s.a.out) + (token * s.a.out_stride + w.head * kDim) * 2 + piece * 16;
+  for_each_chunk(s, [&](const Piece& w, int c, int, int) {
+    const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
+    char* const to = static_cast<char*>(s.a.out) + (token * s.a.out_stride + w.head * kDim) * 2 + piece * 16;
 #pragma unroll 1
-        for (int part = 0; part < kParts; part++) {
-          barrier_wait(written(smem, part, at.stage), at.phase);
-          if constexpr (Scan::kOutputs) {
-            if (part == kParts - 1 && thread == 0) store_relaxed(consumed, step + 1);
-            store_part(s, smem, at.stage, part, to + part * 128, left);
-          }
-        }
-        __syncwarp();
-        if (thread == 0) barrier_arrive(stored(smem, at.stage));
-        at.advance();
-      },
-      [&](const Piece&, int step) {
-        if (thread == 0) store_relaxed(consumed, step);  // a hole counts
-      });
+    for (int part = 0; part < kParts; part++) {
+      barrier_wait(written(smem, part, at.stage), at.phase);
+      if constexpr (Scan::kOutputs) store_part(s, smem, at.stage, part, to + part * 128, left);
+    }
+    __syncwarp();
+    if (thread == 0) barrier_arrive(stored(smem, at.stage));
+    at.advance();
+  });
 }
 
 // This thread's 32 columns of D; decay: shared address of the first pair.
@@ -331,12 +320,33 @@ __device__ __forceinline__ void hand_over(const ScanArgs& x, const float (&s)[64
   }
 }
 
+// A state that this lane or the one before has left, or not: then it is in the pool, or zero.
+__device__ __forceinline__ bool go_on(const ScanArgs& x, const Piece& w, float (&s)[64]) {
+  if (w.resumed) {
+    const float* from =
+        x.w.paused + static_cast<int64_t>(x.lane) * kHandoffFloats + x.part * 64 * 128 + (threadIdx.x & 127);
+#pragma unroll
+    for (int i = 0; i < 64; i++) s[i] = from[i * 128];
+    return true;
+  }
+  if (w.first > w.chain_first) take_over(x, s);
+  return w.first > w.chain_first;
+}
+// The chain goes on in the next window, or in the next lane, or not at all: then its state belongs into the pool.
+__device__ __forceinline__ bool leave(const ScanArgs& x, const Piece& w, const float (&s)[64]) {
+  if (w.paused) {
+    float* to = x.w.paused + static_cast<int64_t>(x.lane) * kHandoffFloats + x.part * 64 * 128 + (threadIdx.x & 127);
+#pragma unroll
+    for (int i = 0; i < 64; i++) to[i * 128] = s[i];
+    return true;
+  }
+  if (w.end < w.chain_end) hand_over(x, s);
+  return w.end < w.chain_end;
+}
+
 __device__ __forceinline__ void load_state(const ScanArgs& x, const Piece& w, float (&s)[64]) {
   const int thread = threadIdx.x & 127, warp = thread >> 5, g = (thread & 31) >> 2, t2 = (thread & 3) * 2;
-  if (w.first > w.chain_first) {
-    take_over(x, s);
-    return;
-  }
+  if (go_on(x, w, s)) return;
   const int slot = x.a.state_in ? x.a.state_in[w.sequence] : -1;
   const float* in = static_cast<const float*>(x.a.state) +
                     (static_cast<int64_t>(slot) * x.a.n_heads + w.head) * kDim * kDim + 64 * x.part + 16 * warp + g;
@@ -350,10 +360,7 @@ __device__ __forceinline__ void load_state(const ScanArgs& x, const Piece& w, fl
 
 __device__ __forceinline__ void store_state(const ScanArgs& x, const Piece& w, const float (&s)[64]) {
   const int thread = threadIdx.x & 127, warp = thread >> 5, g = (thread & 31) >> 2, t2 = (thread & 3) * 2;
-  if (w.end < w.chain_end) {  // the next lane goes on
-    hand_over(x, s);
-    return;
-  }
+  if (leave(x, w, s)) return;
   const int slot = x.a.state_out ? x.a.state_out[w.sequence] : -1;
   if (slot < 0) return;
   float* out = static_cast<float*>(x.a.state) + (static_cast<int64_t>(slot) * x.a.n_heads + w.head) * kDim * kDim +

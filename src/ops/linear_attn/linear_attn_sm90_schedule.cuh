@@ -10,8 +10,8 @@
 // Beside     two grids at once: persistent CTAs prepare, on all SMs but as many as there are lanes, and the lanes scan on those. Prep takes
 //            (step, lane) pairs in order of steps; written[lane][step] = step + 1 once its record is written. Prep waits for nothing, and the
 //            lanes are scheduled when all of it runs (programmatic launch): so whatever else occupies the GPU, prep ends, and then the lanes.
-// Together   (more records than memory should hold) the same in one grid, and lane j's record of step t goes into entry t % kRing of its ring:
-//            few enough to stay in the L2. Prep waits for room: consumed[lane] = t + 1 once read. So all CTAs must be resident.
+// Windows    Where the records of all chunks would take too much memory, all lanes' steps are cut into equal windows, a pair of grids each, one
+//            after the other; a lane's state waits in memory between them, in f32.
 // Cut        (very few chains) chains are cut in time as well, for an exact segment scan: linear_attn_sm90_segments.cuh.
 // In turn    (many chains) prep writes all records, slot by slot, then every CTA scans: nothing waits for a flag of a record.
 #pragma once
@@ -20,26 +20,25 @@
 
 namespace linnet::ops::sm90 {
 
-constexpr int kParts = 2;         // warpgroups that scan a chain: halves of the value columns
-constexpr int kRing = 20;         // records of a lane that may be ahead; at most 31
-constexpr int kFlagLine = 32;     // flags of different lanes lie in different lines of the L2
-constexpr int kMaxTogether = 48;  // lanes of a together schedule, for their rings
-constexpr int kMaxLanes = 160;    // sizes the workspace
+constexpr int kParts = 2;       // warpgroups that scan a chain: halves of the value columns
+constexpr int kFlagLine = 32;   // flags of different lanes lie in different lines of the L2
+constexpr int kMaxLanes = 132;  // the SMs of the largest Hopper GPU
 
 // Where records are, and what says that they are written.
-enum class Flow { in_turn, beside, ring };
+enum class Flow { in_turn, beside };
 
 struct Workspace {
-  Record* records;  // ring: [n_lanes, kRing]; else [n_slots, n_heads]
+  Record* records;  // in turn: [n_slots, n_heads]; beside: [n_lanes, steps of a window]
   Flow flow;
-  float* handoff;       // [n_lanes, kParts, 64, 128]: lane j's entry is the state at its first position
-  int32_t* next_item;   // [1]
-  int32_t* consumed;    // [n_lanes, kFlagLine], one used
-  int32_t* handed_off;  // [n_lanes, kFlagLine], kParts used
-  int32_t* written;     // ring: [n_lanes, kFlagLine], kRing used; beside: [n_lanes, steps]
+  int window, n_windows;  // this one, of all
+  float* handoff;         // [n_lanes, kParts, 64, 128]: lane j's entry is the state at its first position
+  float* paused;          // likewise: lane j's state between windows
+  int32_t* next_item;     // [1]
+  int32_t* handed_off;    // [n_lanes, kFlagLine], kParts used
+  int32_t* written;       // beside: [n_lanes, steps]
 };
 constexpr int kHandoffFloats = kParts * 64 * 128;
-constexpr int64_t kFlagInts = kFlagLine * (1 + 3 * kMaxLanes);  // and, beside, those of the steps
+constexpr int64_t kFlagInts = kFlagLine * (1 + kMaxLanes);  // and, beside, those of the steps
 inline int64_t step_flags(int64_t n_positions) { return (n_positions + kMaxLanes + 63) / 64 * 64; }
 constexpr size_t kHandoffBytes = static_cast<size_t>(kMaxLanes) * kHandoffFloats * sizeof(float);
 
@@ -47,18 +46,20 @@ constexpr size_t kHandoffBytes = static_cast<size_t>(kMaxLanes) * kHandoffFloats
 constexpr int kSegmentLanes = 64;  // at most: two CTAs each, for the maps, nearly fill an H100 or H200
 constexpr size_t kSegmentBytes = 2 * static_cast<size_t>(kSegmentLanes) * kDim * kDim * sizeof(float);
 
-constexpr size_t kFixedBytes = kHandoffBytes + kFlagInts * sizeof(int32_t);
+constexpr size_t kFixedBytes = 2 * kHandoffBytes + kFlagInts * sizeof(int32_t);
 
-inline Workspace workspace_at(void* p, Flow flow, int64_t n_positions) {
+inline Workspace workspace_at(void* p, Flow flow, int64_t n_positions, int n_windows) {
   char* const at = static_cast<char*>(p);
   Workspace w;
   w.handoff = reinterpret_cast<float*>(at);
-  w.next_item = reinterpret_cast<int32_t*>(at + kHandoffBytes);
-  w.consumed = w.next_item + kFlagLine;
-  w.handed_off = w.consumed + kMaxLanes * kFlagLine;
+  w.paused = reinterpret_cast<float*>(at + kHandoffBytes);
+  w.next_item = reinterpret_cast<int32_t*>(at + 2 * kHandoffBytes);
+  w.handed_off = w.next_item + kFlagLine;
   w.written = w.handed_off + kMaxLanes * kFlagLine;
   w.records = reinterpret_cast<Record*>(at + kFixedBytes + (flow == Flow::beside ? step_flags(n_positions) * 4 : 0));
   w.flow = flow;
+  w.window = 0;
+  w.n_windows = n_windows;
   return w;
 }
 
@@ -70,6 +71,15 @@ struct Lanes {
   __device__ __forceinline__ int steps() const { return (n_positions + n_lanes - 1) / n_lanes; }  // of the longest lane
 };
 
+// The steps of a window: [first, end). Each of the n_windows has room for `size`.
+struct Window {
+  int size, first, end;
+};
+__device__ __forceinline__ Window window_of(const Workspace& w, const Lanes& lanes) {
+  const int steps = lanes.steps(), size = (steps + w.n_windows - 1) / w.n_windows, first = w.window * size;
+  return {size, first, min(first + size, steps)};
+}
+
 // A piece of a chain that one lane carries.
 struct Piece {
   int head, sequence;
@@ -77,7 +87,8 @@ struct Piece {
   int64_t length;   // of the sequence
   int chain_first;  // position of the chain's first slot
   int chain_end;
-  int first, end;  // positions
+  int first, end;                        // positions
+  bool resumed = false, paused = false;  // cut by the window at its beginning, at its end
   __device__ __forceinline__ int n_slots() const { return end - first; }
   // Chunks of the sequence [begin_chunk, end_chunk), possibly none.
   __device__ __forceinline__ int begin_chunk() const { return first - chain_first; }

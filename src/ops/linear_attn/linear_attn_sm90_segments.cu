@@ -5,7 +5,7 @@
 // Smem    map, segment 198,816 B as the scan; chain 9,216 B: the state's columns before and after.
 // Traffic map 41,472 B of each record twice, segment 66,048 B; chain reads 65,536 B of each map in 16 CTAs.
 // map_kernel: registers 168.
-// segment_kernel: registers 168, spills 348, stack 128.
+// segment_kernel: registers 168, spills 304, stack 112.
 // chain_kernel: registers 100.
 #include <algorithm>
 
@@ -178,7 +178,7 @@ cudaError_t launch_segments(const KdaPrefillSm90& a, void* workspace, int n_lane
   for (const auto kernel : {map, segment})
     if (const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kScanSmemBytes))
       return e;
-  const Workspace w = workspace_at(workspace, Flow::in_turn, n_positions);
+  const Workspace w = workspace_at(workspace, Flow::in_turn, n_positions, 1);
   const SegmentSpace space = space_at(w, n_positions);
   if (a.n_tokens > 0)
     if (const cudaError_t e = launch_prep(a, w.records, n_slots, stream)) return e;

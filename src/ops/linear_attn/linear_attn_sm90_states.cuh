@@ -81,14 +81,12 @@ __device__ __forceinline__ void write_pool(const ScanArgs& x, const Piece& w, co
 
 template <bool kWithCheckpoints>
 __device__ __forceinline__ void load_state(const StateScan<kWithCheckpoints>& x, const Piece& w, float (&s)[64]) {
-  if (w.first > w.chain_first) take_over(x, s);
-  else read_pool(x, w, s);
+  if (!go_on(x, w, s)) read_pool(x, w, s);
 }
 template <bool kWithCheckpoints>
 __device__ __forceinline__ void store_state(const StateScan<kWithCheckpoints>& x, const Piece& w,
                                             const float (&s)[64]) {
-  if (w.end < w.chain_end) hand_over(x, s);
-  else write_pool(x, w, s);
+  if (!leave(x, w, s)) write_pool(x, w, s);
 }
 
 __device__ __forceinline__ void prefetch_pool(const ScanArgs& s, const Piece& w) {

@@ -50,13 +50,14 @@ void check_checkpoints(Draw draw) {
   d.args.checkpoints = checkpoints.get();
   std::vector<float> first;
   bool plain_same = true, lanes_same = true;
-  for (const auto schedule : {sm90::Schedule::beside, sm90::Schedule::in_turn, sm90::Schedule::together}) {
-    DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), c.B(), c.H, schedule));
+  for (const int n_windows : {0, 1, 3}) {  // 0: in turn
+    const auto schedule = n_windows ? sm90::Schedule::beside : sm90::Schedule::in_turn;
+    DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), c.B(), c.H, schedule, n_windows));
     for (const int n_lanes : {0, 1, 3, 7}) {
       d.reset(c);
       workspace.poison();
       checkpoints.poison();
-      LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, n_lanes, stream()));
+      LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, n_lanes, stream(), n_windows));
       plain_same =
           plain_same && same_bits(d.out.host(), out, out.size()) && same_bits(d.state.host(), state, state.size());
       const auto got = checkpoints.host();
