@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "core/ptx_cuda.cuh"
+
 namespace linnet {
 
 constexpr int kPiece = 8;
@@ -26,8 +28,7 @@ __device__ __forceinline__ Piece unpack(uint4 raw) {
 __device__ __forceinline__ uint4 pack(const Piece& r) {
   uint32_t words[4];
 #pragma unroll
-  for (int i = 0; i < 4; i++)
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(r.x[2 * i + 1]), "f"(r.x[2 * i]));
+  for (int i = 0; i < 4; i++) words[i] = ptx::pack_bf16(r.x[2 * i], r.x[2 * i + 1]);
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 

@@ -1,4 +1,4 @@
-// Hopper building blocks of the KDA kernels: the record that prefill's two kernels share, thin wrappers of instructions.
+// Hopper building blocks of the KDA kernels: the record that prefill's two kernels share, gates, 16-bit types.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -7,9 +7,13 @@
 
 #include <type_traits>
 
+#include "core/kernel_cuda.cuh"
+#include "core/ptx_cuda.cuh"
 #include "ops/linear_attn/linear_attn_sm90.h"
 
 namespace linnet::ops::sm90 {
+
+using namespace ptx;
 
 constexpr int kDim = kKdaSm90Dim;
 constexpr int kChunk = kKdaSm90Chunk;
@@ -54,25 +58,6 @@ struct SeqStart {
   }
 };
 
-__device__ __forceinline__ uint32_t smem_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ float log2_fast(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ float reciprocal_fast(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + __expf(-x)); }
 
 // log2(1 + 2^x) = max(x, 0) + y P(y), y = 2^-|x|: relative error 9.3e-6 for any x (P interpolates log2(1 + y) / y at
@@ -101,27 +86,9 @@ __device__ __forceinline__ float log2_decay(float z, float bias, float rate, flo
 __device__ __forceinline__ float2 unpack_bf16(uint32_t x) {
   return make_float2(__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000u));
 }
-__device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
-  uint32_t r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
-  return r;
-}
-__device__ __forceinline__ uint32_t pack_half(float lo, float hi) {
-  uint32_t r;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
-  return r;
-}
-// Saturates: beyond 65504 an operand is clamped, never infinite.
-__device__ __forceinline__ uint32_t pack_half_saturated(float lo, float hi) {
-  uint32_t r;
-  asm volatile("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;"
-               : "=r"(r)
-               : "f"(hi), "f"(lo));  // volatile: stays where it is written
-  return r;
-}
 __device__ __forceinline__ float2 unpack_half(uint32_t x) {
   __half2 h;
-  memcpy(&h, &x, 4);
+  memcpy(static_cast<void*>(&h), &x, 4);
   return __half22float2(h);
 }
 template <class T>
@@ -134,139 +101,4 @@ __device__ __forceinline__ uint32_t pack(float lo, float hi) {
   if constexpr (std::is_same_v<T, __half>) return pack_half(lo, hi);
   else return pack_bf16(lo, hi);
 }
-__device__ __forceinline__ uint32_t mul_half2(uint32_t a, uint32_t b) {
-  uint32_t r;
-  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
-  return r;
-}
-
-// ---- matrix instructions of one warp: D[16, 8] += A[16, 16] B[16, 8], f16 in, f32 out
-__device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ void ldmatrix(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ __forceinline__ void ldmatrix_transposed(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ __forceinline__ void stmatrix_transposed(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};"
-               :
-               : "r"(address), "r"(a), "r"(b), "r"(c), "r"(d)
-               : "memory");
-}
-
-// ---- matrix instructions of a warpgroup (wgmma): D[64, n] (+)= A[64, 16] B[16, n], f16, A in registers, B in shared memory
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int kPending>
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
-// Tells the compiler that registers change under an instruction in flight.
-template <int n>
-__device__ __forceinline__ void touch(float (&x)[n]) {
-#pragma unroll
-  for (int i = 0; i < n; i++) asm volatile("" : "+f"(x[i])::"memory");
-}
-
-// Pins values to this place: without it the compiler may compute them later, inside a branch.
-template <int n>
-__device__ __forceinline__ void touch(uint32_t (&x)[n]) {
-#pragma unroll
-  for (int i = 0; i < n; i++) asm volatile("" : "+r"(x[i])::"memory");
-}
-
-// Shared-memory descriptor of a swizzled operand, low half: address and leading byte offset. The high half is constant:
-// stride 1024 bytes, 128-byte swizzle. The mask keeps what fits.
-__device__ __forceinline__ uint32_t operand(uint32_t address, uint32_t leading_bytes) {
-  return (address & 0x3ffff) >> 4 | (leading_bytes >> 4) << 16;
-}
-
-// B rows are output columns (k contiguous). kSign: D += kSign A B.
-template <int kSign>
-__device__ __forceinline__ void wgmma_n64(float (&d)[32], const uint32_t* a, uint32_t b, int accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\n.reg .b64 desc;\nsetp.ne.b32 p, %37, 0;\nmov.b64 desc, {%36, 0x40000040};\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%"
-      "30,%31},"
-      "{%32,%33,%34,%35}, desc, p, %38, 1, 0;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-        "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-        "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-        "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(accumulate), "n"(kSign));
-}
-// B rows are summed over (n contiguous).
-__device__ __forceinline__ void wgmma_n128_transposed(float (&d)[64], const uint32_t* a, uint32_t b) {
-  asm volatile(
-      "{\n.reg .b64 desc;\nmov.b64 desc, {%68, 0x40000040};\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
-      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%"
-      "30,%31,"
-      "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,"
-      "%60,"
-      "%61,%62,%63},"
-      "{%64,%65,%66,%67}, desc, 1, 1, 1, 1;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-        "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-        "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-        "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]),
-        "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]),
-        "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
-        "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),
-        "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
-}
-
-// ---- bulk copies and barriers (shared-memory addresses)
-__device__ __forceinline__ void barrier_init(uint32_t bar, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
-}
-__device__ __forceinline__ void barrier_expect(uint32_t bar, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-}
-// Arrives once this thread's copy16s so far are complete.
-__device__ __forceinline__ void barrier_arrive_after_copies(uint32_t bar) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(bar) : "memory");
-}
-__device__ __forceinline__ void barrier_arrive(uint32_t bar) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-__device__ __forceinline__ void barrier_wait(uint32_t bar, int phase) {
-  asm volatile(
-      "{\n.reg .pred done;\nwait:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra wait;\n}\n" ::"r"(bar),
-      "r"(phase)
-      : "memory");
-}
-__device__ __forceinline__ void bulk_load(uint32_t smem, const void* global, uint32_t bytes, uint32_t bar) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem),
-               "l"(global), "r"(bytes), "r"(bar)
-               : "memory");
-}
-__device__ __forceinline__ void prefetch_line(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
-}
-__device__ __forceinline__ void bulk_prefetch(const void* global, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-}
-// 16 bytes, zero when n_bytes is 0 instead of 16.
-__device__ __forceinline__ void copy16(uint32_t smem, const void* global, int n_bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem), "l"(global), "r"(n_bytes) : "memory");
-}
-// The next grid of the stream may be scheduled; a thread goes on when the grid before has ended and its writes are seen.
-__device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-__device__ __forceinline__ void wait_for_dependency() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 }  // namespace linnet::ops::sm90

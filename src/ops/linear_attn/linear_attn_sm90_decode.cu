@@ -65,7 +65,7 @@ __device__ __forceinline__ Settled load_settled(const KdaDecodeSm90& a, int slot
 }
 __device__ __forceinline__ void prefetch_windows(const KdaDecodeSm90& a, int slot, int channel) {
 #pragma unroll
-  for (int i = 0; i < 3; i++) asm volatile("prefetch.global.L2 [%0];" ::"l"(window_of(a, slot, i, channel)));
+  for (int i = 0; i < 3; i++) prefetch_line(window_of(a, slot, i, channel));
 }
 
 // What the projections bring, of the thread's channel.
@@ -107,7 +107,7 @@ __device__ __forceinline__ float take_token(const KdaDecodeSm90& a, int slot, in
 template <KdaGate kGate, bool kSettled>
 __global__ void __launch_bounds__(kDecodeThreads, 3)
     decode_kernel(const __grid_constant__ KdaDecodeSm90 a, unsigned n_places) {
-  extern __shared__ __align__(128) char smem_bytes[];
+  LINNET_DYNAMIC_SHARED(smem_bytes, 128);
   Smem& s = *reinterpret_cast<Smem*>(smem_bytes);
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, row0 = warp * kDecodeRows;
   const int sequence = blockIdx.x / a.n_heads, head = blockIdx.x % a.n_heads, channel = head * kDim + tid;
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 3)
   if (lane == 0) {
     bulk_prefetch(state, kDecodeRowBytes);
     barrier_init(full, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    fence_barrier_init();
     if (kSettled) load_state();
     if (kSettled && blockIdx.x < kHeadsAhead && n_places && blockIdx.x + n_places < gridDim.x)
       ahead = rows_of(a.state, a.slot, a.n_heads, blockIdx.x + n_places, warp);

@@ -86,8 +86,8 @@ __device__ __forceinline__ void prepare(const KdaPrefillSm90& a, Desk& desk, pre
   if (desk.chunk[0].n_valid > 0) prep::load<B>(a, desk.chunk[0], smem, thread);
   for (int i = 0; desk.chunk[i & 1].n_valid > 0; i++) {
     prep::compute<B>(a, desk.chunk[i & 1], desk.record[i & 1], smem, thread, barrier, [&] {
-      barrier_wait(smem_address(&desk.posted[i + 1 & 1]), i + 1 >> 1 & 1);
-      const prep::Chunk& next = desk.chunk[i + 1 & 1];
+      barrier_wait(smem_address(&desk.posted[(i + 1) & 1]), (i + 1) >> 1 & 1);
+      const prep::Chunk& next = desk.chunk[(i + 1) & 1];
       if (next.n_valid > 0) prep::load<B>(a, next, smem, thread);
     });
     prep::workgroup_sync(barrier);

@@ -9,7 +9,7 @@ namespace {
 template <class B>
 __global__ void __launch_bounds__(prep::kThreads, prep::kWorkgroupsPerSm)
     prep_kernel(const __grid_constant__ KdaPrefillSm90 a, Record* records, unsigned n_sms) {
-  extern __shared__ __align__(128) char smem_bytes[];
+  LINNET_DYNAMIC_SHARED(smem_bytes, 128);
   prep::prepare_one<B>(a, records, n_sms, *reinterpret_cast<prep::Smem*>(smem_bytes));
 }
 
@@ -31,9 +31,8 @@ cudaError_t launch_prep(const KdaPrefillSm90& args, Record* records, int64_t n_s
   if (const cudaError_t e = cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device)) return e;
   const int64_t n_records = n_slots * a.n_heads;
   const bool apart = n_records >= prep::kWavesApart * prep::kWorkgroupsPerSm * n_sms;
-  kernel<<<static_cast<unsigned>(n_records), prep::kThreads, sizeof(prep::Smem), stream>>>(a, records,
-                                                                                           apart ? n_sms : 0);
-  return cudaGetLastError();
+  return launch_grid(kernel, static_cast<unsigned>(n_records), prep::kThreads, sizeof(prep::Smem), stream, a, records,
+                     apart ? n_sms : 0);
 }
 
 }  // namespace linnet::ops::sm90

@@ -62,10 +62,7 @@ struct GivenDecays<KdaGate::log_decay> {
     for (int i = 0; i < 8; i++) {
       const int token = 4 * quad + i;
       z[i] = float4{};
-      if (token < left)
-        asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
-                     : "=f"(z[i].x), "=f"(z[i].y), "=f"(z[i].z), "=f"(z[i].w)
-                     : "l"(rows + token * stride));
+      if (token < left) z[i] = load_constant_floats(rows + token * stride);
     }
   }
   __device__ __forceinline__ float4 of(int token) const {

@@ -42,9 +42,7 @@ __device__ __forceinline__ uint32_t left(uint32_t m, int row, int col, int lane)
   return m + (row + (lane & 15)) * kMatrixStride + (col + (lane >> 4) * 8) * 2;
 }
 __device__ __forceinline__ void mma_f16_k8(float (&d)[4], uint32_t a, uint32_t b) {  // rows 8 to 15 unused
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a), "r"(0), "r"(b));
+  mma_k8<__half>(d, a, 0, b);
 }
 
 // The diagonal block of 16 of T: two blocks of 8, a column a lane, then joined. It and the block of Q K^T go to the record.
@@ -75,21 +73,13 @@ __device__ __forceinline__ void invert_diagonal(Record* record, Smem& s, int war
   if (lane < 16 || lane >= 24) {
     const uint32_t to = solve + (lane < 16 ? block * 8 * kMatrixStride : 0) + (lane & 15) * 2;
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-      asm volatile("st.shared.b16 [%0], %1;" ::"r"(to + i * kMatrixStride), "h"(__half_as_ushort(__float2half_rn(x[i])))
-                   : "memory");
+    for (int i = 0; i < 8; i++) store_shared_half(to + i * kMatrixStride, __float2half_rn(x[i]));
   }
   __syncwarp();
   // T21 = -(T22 A21) T11.
-  uint32_t t22, right[2];
-  asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
-               : "=r"(t22)
-               : "r"(solve + (8 + (lane & 7)) * kMatrixStride + 16)
-               : "memory");
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"  // A21, T11
-               : "=r"(right[0]), "=r"(right[1])
-               : "r"(solve + (((lane & 15) ^ 8)) * kMatrixStride)
-               : "memory");
+  uint32_t right[2];
+  const uint32_t t22 = ldmatrix_one(solve + (8 + (lane & 7)) * kMatrixStride + 16);
+  ldmatrix_two_transposed(right, solve + ((lane & 15) ^ 8) * kMatrixStride);  // A21, T11
   float y[4] = {}, z[4] = {};
   mma_f16_k8(y, t22, right[0]);
   mma_f16_k8(z, pack_half(-y[0], -y[1]), right[1]);

@@ -55,10 +55,10 @@ __device__ __forceinline__ void load_plain(const KdaPrefillSm90& a, const Chunk&
     }
   };
   copy(kRawZ);
-  asm volatile("cp.async.commit_group;" ::: "memory");
+  commit_copies();
   copy(kRawQ);
   copy(kRawK);
-  asm volatile("cp.async.commit_group;" ::: "memory");
+  commit_copies();
 }
 // The copies of one tensor: row is the lane's piece of the lane's first token, step two tokens in bytes.
 __device__ __forceinline__ void copy_rows(const Chunk& c, uint32_t to, int tensor, const char* row, uint32_t step,
@@ -96,15 +96,14 @@ __device__ __forceinline__ void load_with_options(const KdaPrefillSm90& a, const
     for (int i = 0; i < 2; i++) {
       const int row = 16 * warp + 8 * i + (lane >> 2);
       if (row < c.n_valid)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const float*>(a.z) + (c.token + row) * a.z_stride +
-                                                      c.head * kDim + line * 32));
+        prefetch_line(static_cast<const float*>(a.z) + (c.token + row) * a.z_stride + c.head * kDim + line * 32);
     }
   }
-  asm volatile("cp.async.commit_group;" ::: "memory");
+  commit_copies();
   const int qk_head = c.head / (a.n_heads / a.n_qk_heads);
   copy(kRawQ, a.q, a.qk_stride, qk_head);
   copy(kRawK, a.k, a.qk_stride, qk_head);
-  asm volatile("cp.async.commit_group;" ::: "memory");
+  commit_copies();
 }
 
 template <class B>
@@ -115,7 +114,7 @@ __device__ __forceinline__ void load(const KdaPrefillSm90& a, const Chunk& c, Sm
 // Waits for the warp's rows: of z (1), of q and k (0).
 template <int kPending>
 __device__ __forceinline__ void wait_for_load() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+  wait_copies<kPending>();
   __syncwarp();
 }
 // Beyond the sequence: no decay.
@@ -126,18 +125,6 @@ __device__ __forceinline__ void clear_beyond(const Chunk& c, Smem& s, int warp, 
   for (int i = n_mine < 0 ? 0 : n_mine; i < 16; i++)
     *reinterpret_cast<uint64_t*>(s.rows[warp] + row_offset(raw_row(kRawZ, i)) + lane * 8) = kMinusInf4<T>;
   __syncwarp();
-}
-
-template <class T>
-__device__ __forceinline__ void mma_k8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
-  if constexpr (std::is_same_v<T, __half>)
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a0), "r"(a1), "r"(b));
-  else
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a0), "r"(a1), "r"(b));
 }
 
 // Sums of squares and q . k are diagonals of products of the raw rows: to s.norm, and q . k of the normalised rows to the diagonal of
@@ -168,11 +155,7 @@ __device__ __forceinline__ void norms(Smem& s, [[maybe_unused]] bool normalize, 
   __syncwarp();
   const int g = lane >> 2;
   if ((lane & 3) == g >> 1) {  // the lane holds entries (g, g)
-    const auto inverse = [](float x) {
-      float y;
-      asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x + kL2Eps));
-      return y;
-    };
+    const auto inverse = [](float x) { return rsqrt_fast(x + kL2Eps); };
     const int x = g & 1;
 #pragma unroll
     for (int half = 0; half < 2; half++) {

@@ -34,22 +34,11 @@ struct Smem {
 __device__ __forceinline__ uint32_t row_offset(int row) { return row * kRowStride; }
 
 // All threads of the workgroup that owns this hardware barrier.
-__device__ __forceinline__ void workgroup_sync(int barrier) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(kThreads) : "memory");
-}
+__device__ __forceinline__ void workgroup_sync(int barrier) { sync_threads(barrier, kThreads); }
 
 // The same number, of which the compiler knows nothing: what is derived from it is not kept in registers from elsewhere.
 __device__ __forceinline__ int forget(int x) {
   asm volatile("" : "+r"(x));
-  return x;
-}
-
-__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
-}
-__device__ __forceinline__ uint2 load_shared(uint32_t address) {
-  uint2 x;
-  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(address) : "memory");
   return x;
 }
 

@@ -340,8 +340,8 @@ __device__ __forceinline__ bool first_state(const KdaRecurrentSm90& a, const Pla
 template <int kWidth, bool kVFirst>
 __global__ void __launch_bounds__(kThreads) recurrent_kernel(const __grid_constant__ KdaRecurrentSm90 a) {
   using S = Shape<kWidth>;
-  __shared__ Shared<kWidth> shared[2];
-  __shared__ std::conditional_t<kVFirst, char, Tile<kWidth>> tile_bytes;
+  LINNET_SHARED(shared, Shared<kWidth>[2]);
+  LINNET_SHARED(tile_bytes, std::conditional_t<kVFirst, char, Tile<kWidth>>);
   auto& tile = reinterpret_cast<Tile<kWidth>&>(tile_bytes);
   const Place p = place_of<kWidth>(a);
   const SeqStart start{a.seq_start, a.seq_start_is_64 != 0};
@@ -387,9 +387,8 @@ cudaError_t launch(const KdaRecurrentSm90& a, cudaStream_t stream) {
   const int64_t n_ctas =
       static_cast<int64_t>(a.n_sequences) * a.n_heads * ((a.v_dim + kColumnsOfCta - 1) / kColumnsOfCta);
   if (n_ctas > 0x7fffffff) return cudaErrorInvalidValue;
-  if (a.state_v_first) recurrent_kernel<kWidth, true><<<static_cast<unsigned>(n_ctas), kThreads, 0, stream>>>(a);
-  else recurrent_kernel<kWidth, false><<<static_cast<unsigned>(n_ctas), kThreads, 0, stream>>>(a);
-  return cudaGetLastError();
+  return launch_grid(a.state_v_first ? recurrent_kernel<kWidth, true> : recurrent_kernel<kWidth, false>,
+                     static_cast<unsigned>(n_ctas), kThreads, 0, stream, a);
 }
 
 }  // namespace

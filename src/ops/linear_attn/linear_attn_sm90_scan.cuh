@@ -235,11 +235,7 @@ __device__ __forceinline__ void store_part(const ScanArgs& s, uint32_t smem, int
   for (int half = 0; half < 2; half++) {
     uint4 v[8];
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-      asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(v[i].x), "=r"(v[i].y), "=r"(v[i].z), "=r"(v[i].w)
-                   : "r"(value_piece(smem, stage, part, 4 * (8 * half + i) + row, piece))
-                   : "memory");
+    for (int i = 0; i < 8; i++) v[i] = load_shared4(value_piece(smem, stage, part, 4 * (8 * half + i) + row, piece));
     if (left > 4 * 15) {  // without a branch for each
 #pragma unroll
       for (int i = 0; i < 8; i++) *reinterpret_cast<uint4*>(to + (8 * half + i) * step_bytes) = v[i];
@@ -273,8 +269,11 @@ __device__ __forceinline__ void store_outputs(const Scan& s, uint32_t smem) {
 // This thread's 32 columns of D; decay: shared address of the first pair.
 __device__ __forceinline__ void load_decay(float (&d)[32], uint32_t decay) {
 #pragma unroll
-  for (int j = 0; j < 16; j++)
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(d[2 * j]), "=f"(d[2 * j + 1]) : "r"(decay + 32 * j));
+  for (int j = 0; j < 16; j++) {
+    const float2 x = load_shared_floats(decay + 32 * j);
+    d[2 * j] = x.x;
+    d[2 * j + 1] = x.y;
+  }
 }
 // S = D S.
 __device__ __forceinline__ void scale_columns(float (&s)[64], const float (&d)[32]) {

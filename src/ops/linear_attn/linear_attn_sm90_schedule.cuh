@@ -145,28 +145,4 @@ __device__ __forceinline__ void for_each_piece(const KdaPrefillSm90& a, const La
   }
 }
 
-// ---- flags in global memory
-__device__ __forceinline__ int32_t load_acquire(const int32_t* p) {
-  int32_t x;
-  asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
-  return x;
-}
-__device__ __forceinline__ int32_t load_relaxed(const int32_t* p) {
-  int32_t x;
-  asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
-  return x;
-}
-// Enough where what must come before is a read that has been waited for.
-__device__ __forceinline__ void store_relaxed(int32_t* p, int32_t x) {
-  asm volatile("st.relaxed.gpu.global.b32 [%0], %1;" ::"l"(p), "r"(x) : "memory");
-}
-__device__ __forceinline__ void store_release(int32_t* p, int32_t x) {
-  asm volatile("st.release.gpu.global.b32 [%0], %1;" ::"l"(p), "r"(x) : "memory");
-}
-// Ordinary writes before it and bulk copies after it (or the other way round) see each other.
-__device__ __forceinline__ void fence_proxies() { asm volatile("fence.proxy.async;" ::: "memory"); }
-__device__ __forceinline__ void sync_threads(int barrier, int n_threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(n_threads) : "memory");
-}
-
 }  // namespace linnet::ops::sm90

@@ -27,7 +27,7 @@ template <class T>
 __global__ void __launch_bounds__(kScanThreads, 1)
     map_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, const SegmentSpace space,
                const Lanes lanes) {
-  extern __shared__ __align__(1024) char smem_bytes[];
+  LINNET_DYNAMIC_SHARED(smem_bytes, 1024);
   const uint32_t smem = smem_address(smem_bytes);
   const int lane = static_cast<int>(blockIdx.x) / 2;
   const bool of_identity = blockIdx.x % 2 != 0;
@@ -49,7 +49,7 @@ template <class T>
 __global__ void __launch_bounds__(kScanThreads, 1)
     segment_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, const SegmentSpace space,
                    const Lanes lanes) {
-  extern __shared__ __align__(1024) char smem_bytes[];
+  LINNET_DYNAMIC_SHARED(smem_bytes, 1024);
   const uint32_t smem = smem_address(smem_bytes);
   begin_scan(smem);
   const int warpgroup = static_cast<int>(threadIdx.x) / kConsumers;
@@ -121,7 +121,11 @@ __device__ __forceinline__ void share_sums(float (&sum)[16], int eighth) {
 // Entering states of all segments of a chain, from the first to the last: block (columns, lane in which the chain begins).
 __global__ void __launch_bounds__(kChainThreads)
     chain_kernel(const __grid_constant__ KdaPrefillSm90 a, const SegmentSpace space, const Lanes lanes) {
-  __shared__ __align__(16) float state[2][kColumnFloats];
+  struct alignas(16) States {
+    float of[2][kColumnFloats];
+  };
+  LINNET_SHARED(states, States);
+  auto& state = states.of;
   const int begins = static_cast<int>(blockIdx.y);
   const Piece piece = last_piece(a, lanes, begins);
   if (piece.end == piece.chain_end || piece.first > piece.chain_first) return;
@@ -184,11 +188,14 @@ cudaError_t launch_segments(const KdaPrefillSm90& a, void* workspace, int n_lane
     if (const cudaError_t e = launch_prep(a, w.records, n_slots, stream)) return e;
   if (lanes.n_lanes > 1) {  // nothing goes on behind the last lane
     const unsigned n_maps = static_cast<unsigned>(lanes.n_lanes - 1);
-    map<<<2 * n_maps, kScanThreads, kScanSmemBytes, stream>>>(a, w, space, lanes);
-    chain_kernel<<<dim3(kDim / kColumns, n_maps), kChainThreads, 0, stream>>>(a, space, lanes);
+    if (const cudaError_t e = launch_grid(map, 2 * n_maps, kScanThreads, kScanSmemBytes, stream, a, w, space, lanes))
+      return e;
+    if (const cudaError_t e =
+            launch_grid(chain_kernel, dim3(kDim / kColumns, n_maps), kChainThreads, 0, stream, a, space, lanes))
+      return e;
   }
-  segment<<<static_cast<unsigned>(lanes.n_lanes), kScanThreads, kScanSmemBytes, stream>>>(a, w, space, lanes);
-  return cudaGetLastError();
+  return launch_grid(segment, static_cast<unsigned>(lanes.n_lanes), kScanThreads, kScanSmemBytes, stream, a, w, space,
+                     lanes);
 }
 
 }  // namespace linnet::ops::sm90

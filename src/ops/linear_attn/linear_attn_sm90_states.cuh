@@ -108,7 +108,7 @@ __device__ __forceinline__ void put_checkpoint(const ScanArgs& x, const Piece& w
   const int64_t slot = w.chain_first - w.head * x.lanes.n_slots + c;
   const StateView v = state_view(x, x.a.checkpoints, KdaStateType::f32, slot, w.head);
 #pragma unroll
-  for (int i = 0; i < 64; i++) asm volatile("st.global.f32 [%0], %1;" ::"l"(v.element(i)), "f"(s[i]) : "memory");
+  for (int i = 0; i < 64; i++) store_float(v.element(i), s[i]);
 }
 
 }  // namespace linnet::ops::sm90

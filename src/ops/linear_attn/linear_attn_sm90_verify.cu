@@ -173,7 +173,7 @@ __device__ __forceinline__ void finish_tokens(const KdaVerifySm90& a, VerifySmem
 
 template <KdaGate kGate, int kMax>
 __global__ void __launch_bounds__(kDecodeThreads, 3) verify_kernel(const __grid_constant__ KdaVerifySm90 a) {
-  __shared__ VerifySmem<kMax> s;
+  LINNET_SHARED(s, VerifySmem<kMax>);
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
   const int sequence = blockIdx.x / a.n_heads, head = blockIdx.x % a.n_heads;
   const int slot = a.slot[sequence];
@@ -182,8 +182,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 3) verify_kernel(const __grid_
   if (lane == 0) bulk_prefetch(state, kDecodeRowBytes);
 #pragma unroll
   for (int i = 0; i < 3; i++)
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const __nv_bfloat16*>(a.conv_state) +
-                                                  window_at(a.n_heads, slot, i, head * kDim + tid)));
+    prefetch_line(static_cast<const __nv_bfloat16*>(a.conv_state) + window_at(a.n_heads, slot, i, head * kDim + tid));
   wait_for_dependency();
   launch_dependents();
   take_tokens<kGate>(a, sequence, head, slot, s,
@@ -252,7 +251,7 @@ __device__ __forceinline__ void load_pending(const Pending* pending, int n, Comm
 }
 
 __global__ void __launch_bounds__(kDecodeThreads, 3) commit_kernel(const __grid_constant__ KdaCommitSm90 a) {
-  extern __shared__ __align__(128) char smem_bytes[];
+  LINNET_DYNAMIC_SHARED(smem_bytes, 128);
   CommitSmem& s = *reinterpret_cast<CommitSmem*>(smem_bytes);
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, row0 = warp * kDecodeRows;
   const int sequence = blockIdx.x / a.n_heads, head = blockIdx.x % a.n_heads;
@@ -264,7 +263,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 3) commit_kernel(const __grid_
   if (lane == 0) {
     bulk_prefetch(state, kDecodeRowBytes);
     barrier_init(full, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    fence_barrier_init();
     barrier_expect(full, kDecodeRowBytes);
     bulk_load(smem_address(s.state[row0]), state, kDecodeRowBytes, full);
   }

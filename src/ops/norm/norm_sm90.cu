@@ -10,6 +10,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include "core/kernel_cuda.cuh"
 #include "core/piece_cuda.cuh"
 #include "ops/norm/norm_sm90.h"
 
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(32 * (kWarps == 1 ? kNarrowRows : kWarps))
   for (int i = 0; i < kPieces; i++) sum += squares(unpack(raw[i]));
   sum = lanes_sum<32>(sum);
   if constexpr (kWarps > 1) {
-    __shared__ float sums[kWarps];
+    LINNET_SHARED(sums, float[kWarps]);
     if ((threadIdx.x & 31) == 0) sums[warp] = sum;
     __syncthreads();
     sum = 0;
@@ -79,8 +80,8 @@ template <int kWarps, int kPieces>
 cudaError_t launch_rms(const RmsNormSm90& a, cudaStream_t stream) {
   const int64_t rows = kWarps == 1 ? kNarrowRows : 1, grid = (a.n_rows + rows - 1) / rows;
   if (grid > 0x7fffffff) return cudaErrorInvalidValue;
-  rms_kernel<kWarps, kPieces><<<static_cast<unsigned>(grid), 32 * (kWarps == 1 ? kNarrowRows : kWarps), 0, stream>>>(a);
-  return cudaGetLastError();
+  return launch_grid(rms_kernel<kWarps, kPieces>, static_cast<unsigned>(grid),
+                     32 * (kWarps == 1 ? kNarrowRows : kWarps), 0, stream, a);
 }
 
 constexpr int kHeadLanes = kGatedNormSm90Dim / kPiece, kHeadsAtOnce = 32 / kHeadLanes, kSteps = 4;
@@ -139,9 +140,8 @@ int gated_norm_sm90(const GatedNormSm90& a, CUstream_st* stream) noexcept {
   if (a.x_stride % kPiece || a.gate_stride % kPiece || a.y_stride % kPiece) return cudaErrorInvalidValue;
   const int64_t grid = (a.n_tokens * a.n_heads + sm90::kGatedHeads - 1) / sm90::kGatedHeads;
   if (grid > 0x7fffffff) return cudaErrorInvalidValue;
-  if (a.silu) sm90::gated_kernel<true><<<static_cast<unsigned>(grid), sm90::kGatedThreads, 0, stream>>>(a);
-  else sm90::gated_kernel<false><<<static_cast<unsigned>(grid), sm90::kGatedThreads, 0, stream>>>(a);
-  return cudaGetLastError();
+  return launch_grid(a.silu ? sm90::gated_kernel<true> : sm90::gated_kernel<false>, static_cast<unsigned>(grid),
+                     sm90::kGatedThreads, 0, stream, a);
 }
 
 }  // namespace linnet::ops

@@ -12,6 +12,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include "core/kernel_cuda.cuh"
 #include "core/piece_cuda.cuh"
 #include "ops/short_conv/short_conv_sm90.h"
 
@@ -163,15 +164,14 @@ cudaError_t launch(const ShortConvSm90& a, cudaStream_t stream) {
     while (run > kShortestRun && columns * ((a.n_tokens + run - 1) / run) < kWantedCtas) run /= 2;
     while ((a.n_tokens + run - 1) / run > 65535) run *= 2;
     const dim3 grid(static_cast<unsigned>(columns), static_cast<unsigned>((a.n_tokens + run - 1) / run));
-    if (a.silu) conv_kernel<true><<<grid, kThreads, 0, stream>>>(a, static_cast<int>(run));
-    else conv_kernel<false><<<grid, kThreads, 0, stream>>>(a, static_cast<int>(run));
-    if (const cudaError_t e = cudaGetLastError()) return e;
+    if (const cudaError_t e = launch_grid(a.silu ? conv_kernel<true> : conv_kernel<false>, grid, kThreads, 0, stream, a,
+                                          static_cast<int>(run)))
+      return e;
   }
   if (!a.state_out || !a.state) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>((a.n_channels + kThreads - 1) / kThreads),
                   static_cast<unsigned>(a.n_sequences));
-  state_kernel<<<grid, kThreads, 0, stream>>>(a);
-  return cudaGetLastError();
+  return launch_grid(state_kernel, grid, kThreads, 0, stream, a);
 }
 
 }  // namespace
