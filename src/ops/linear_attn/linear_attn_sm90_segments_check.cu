@@ -1,5 +1,5 @@
 // Checks the Hopper KDA prefill with chains cut in time: against the definition in double, for any cut, and in bits what a cut must not change.
-// Mode `sanitize` is short, for compute-sanitizer.
+// Modes `sanitize`, for compute-sanitizer, and `emulated`, for the emulated GPU, are short.
 #include "ops/linear_attn/linear_attn_sm90_launch.cuh"
 #include "ops/linear_attn/linear_attn_sm90_verdict.cuh"
 
@@ -178,11 +178,10 @@ void check_edges() {
 int main(int argc, char** argv) {
   using namespace linnet::ops::sm90_check;
   return run_checks(argc, argv, [](const std::string& mode) {
-    const bool sanitize = mode == "sanitize";
-    check_accuracy(sanitize);
-    check_bits(sanitize ? 2 : 100);
+    check_accuracy(is_short(mode));
+    check_bits(is_short(mode) ? 2 : 100);
     check_edges();
-    if (sanitize) return;
+    if (is_short(mode)) return;
     check_causality(37);
     for (const Draw draw : {Draw::trained, Draw::weak, Draw::zero, Draw::mixed}) check_long(draw, 8191, 2);
     check_long(Draw::bounded, 4096, 4);

@@ -1,5 +1,5 @@
 // Checks what the Hopper KDA prefill does with states beside the plain pool: checkpoints, pools with values first, pools in bf16.
-// Mode `sanitize` is short, for compute-sanitizer.
+// Modes `sanitize`, for compute-sanitizer, and `emulated`, for the emulated GPU, are short.
 #include "ops/linear_attn/linear_attn_sm90_launch.cuh"
 #include "ops/linear_attn/linear_attn_sm90_options_case.cuh"
 #include "ops/linear_attn/linear_attn_sm90_verdict.cuh"
@@ -243,7 +243,7 @@ int main(int argc, char** argv) {
   using namespace linnet::ops::sm90_check;
   return run_checks(argc, argv, [](const std::string& mode) {
     check_checkpoints(Draw::trained);
-    if (mode != "sanitize")
+    if (!is_short(mode))
       for (const Draw draw : {Draw::weak, Draw::mixed, Draw::bounded}) check_checkpoints(draw);
     check_restart(false);
     check_restart(true);

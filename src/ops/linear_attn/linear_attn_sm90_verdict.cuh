@@ -71,6 +71,10 @@ inline std::vector<bf16> rounded(const std::vector<float>& s) {
   return r;
 }
 
+// Modes of small shapes and few repetitions: under compute-sanitizer, and on the emulated GPU (tests/emulation).
+inline bool is_emulated(const std::string& mode) { return mode == "emulated"; }
+inline bool is_short(const std::string& mode) { return mode == "sanitize" || is_emulated(mode); }
+
 inline std::string mode_of(int argc, char** argv) { return argc > 1 ? argv[1] : ""; }
 
 // A program: checks(mode), then with `bench` the benchmark. Returns its exit status.
