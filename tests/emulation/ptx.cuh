@@ -100,6 +100,13 @@ inline void store_shared_half(uint32_t address, __half x) {
 inline void store_shared(uint32_t address, uint32_t x) {
   std::memcpy(emulation::shared_at(address, 4, 4, "st.shared"), &x, 4);
 }
+inline void store_shared(uint32_t address, uint32_t x, uint32_t y) {
+  const uint32_t words[2] = {x, y};
+  std::memcpy(emulation::shared_at(address, 8, 8, "st.shared"), words, 8);
+}
+inline void store_shared(uint32_t address, const uint32_t (&x)[4]) {
+  std::memcpy(emulation::shared_at(address, 16, 16, "st.shared"), x, 16);
+}
 template <class T>
 T load_vector(uint32_t address) {
   T x;
@@ -108,8 +115,14 @@ T load_vector(uint32_t address) {
 }
 inline uint2 load_shared(uint32_t address) { return load_vector<uint2>(address); }
 inline uint4 load_shared4(uint32_t address) { return load_vector<uint4>(address); }
+inline void load_shared(uint32_t (&x)[4], uint32_t address) {
+  std::memcpy(x, emulation::shared_at(address, 16, 16, "ld.shared"), 16);
+}
 inline float2 load_shared_floats(uint32_t address) { return load_vector<float2>(address); }
 inline float4 load_constant_floats(const float* p) { return *reinterpret_cast<const float4*>(p); }
+inline void store_global(char* p, const uint32_t (&x)[4]) {
+  *reinterpret_cast<uint4*>(p) = make_uint4(x[0], x[1], x[2], x[3]);
+}
 inline void store_float(void* p, float x) { *static_cast<float*>(p) = x; }
 
 inline int32_t load_acquire(const int32_t* p) {
