@@ -25,7 +25,7 @@ __device__ __forceinline__ T* rows_of(T* state, const int32_t* slot, int n_heads
 }
 
 // A grid that, if beside, starts while the one before it ends. smem_bytes: dynamic, at most kHalfSmBytes.
-template <class... Params, class... Args>
+template <int kThreads = kDecodeThreads, class... Params, class... Args>
 cudaError_t launch_beside(void (*kernel)(Params...), unsigned grid, int smem_bytes, bool beside, cudaStream_t stream,
                           const Args&... args) {
   if (const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kHalfSmBytes))
@@ -35,7 +35,7 @@ cudaError_t launch_beside(void (*kernel)(Params...), unsigned grid, int smem_byt
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(grid);
-  config.blockDim = dim3(kDecodeThreads);
+  config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = smem_bytes;
   config.stream = stream;
   config.attrs = &attribute;

@@ -1,19 +1,18 @@
-// kda_sm90 recurrent: the recurrence token after token, any head widths and element types. Memory-bound at one token, a serial chain beyond.
+// kda_sm90 recurrent: the recurrence token after token, any head widths. Square heads of 64 and 128 have linear_attn_sm90_recurrent_heads.cu.
 //
 // Grid    a CTA of 4 warps per (sequence, head, 32 value columns; 64 with keys of at most 64 channels). A warp owns 8 or 16 columns and all key
 //         channels: a lane 4 channels (8 with keys above 128) of 8 columns, so that no sum crosses a warp.
-// Tile    the state in registers, f32: 32 or 64 values a lane. [V, K] states: a lane's channels are neighbours, 16 B each, a warp reads
-//         512 B at once. [K, V] states go through shared memory, rows of 128 B; a lane's channels are then 32 apart, without conflicts.
+// Tile    the state in registers, f32: 32 or 64 values a lane. [V, K] states: a lane's channels are neighbours, 16 B each (bf16: 8), a
+//         warp reads 512 B at once. [K, V] states go through shared memory, rows of 128 B; a lane's channels are then 32 apart, without conflicts.
 // Chain   each token's raw q, k and its decay go through shared memory (thread = channel, two buffers, one barrier a token), with the
 //         sums of the norms; the next token's inputs are loaded while this one is computed. o = S'^T q + u (k . q) with S' the decayed
 //         state, so both products read S' once and one reduction over lanes serves them.
-// Smem    2 * 3 * 4 * width B: 3 KB at 128; a [K, V] state's tile 17 KB (34 KB at 256). Registers 220, spills 0.
+// Smem    2 * 3 * 4 * width B: 3 KB at 128; a [K, V] state's tile 17 KB (34 KB at 256). Registers 168, spills 0.
 // Numeric all f32 (exp, log1p and not their fast forms). Bitwise deterministic, whatever the batch.
-// Traffic per head: the state in and out, 8 K V bytes; every CTA of a head reads q, k and g again, from the caches.
+// Traffic per head: the state in and out, 8 K V bytes (f32); every CTA of a head reads q, k and g again, from the caches.
 #include <type_traits>
 
-#include "ops/linear_attn/linear_attn_sm90.cuh"
-#include "ops/linear_attn/linear_attn_sm90_recurrent.h"
+#include "ops/linear_attn/linear_attn_sm90_recurrent.cuh"
 
 namespace linnet::ops::sm90 {
 namespace {
@@ -32,42 +31,7 @@ struct Shape {
 };
 
 __device__ __forceinline__ float load_one(const void* p, KdaType type, int64_t at) {
-  if (type == KdaType::f32) return static_cast<const float*>(p)[at];
-  if (type == KdaType::f16) return __half2float(static_cast<const __half*>(p)[at]);
-  return __bfloat162float(static_cast<const __nv_bfloat16*>(p)[at]);
-}
-__device__ __forceinline__ void store_one(void* p, KdaType type, int64_t at, float x) {
-  if (type == KdaType::f32) static_cast<float*>(p)[at] = x;
-  else if (type == KdaType::f16) static_cast<__half*>(p)[at] = __float2half_rn(x);
-  else static_cast<__nv_bfloat16*>(p)[at] = __float2bfloat16_rn(x);
-}
-
-__device__ __forceinline__ float decay_of(float g, float rate, float bias, const KdaRecurrentSm90& a) {
-  if (a.gate == KdaRecurrentGate::log_decay) return expf(g);
-  const float x = g + bias;
-  if (a.gate == KdaRecurrentGate::lower_bound) return expf(a.lower_bound / (1.f + expf(-rate * x)));
-  return expf(-rate * (fmaxf(x, 0.f) + log1pf(expf(-fabsf(x)))));
-}
-
-__device__ __forceinline__ float warp_sum(float x) {
-#pragma unroll
-  for (int bit = 16; bit; bit /= 2) x += __shfl_xor_sync(~0u, x, bit);
-  return x;
-}
-
-// Sums v[0..n) over kLanes neighbouring lanes; lane l of them returns the sum of v[l * n / kLanes]. Each step halves what a lane holds.
-template <int n, int bit>
-__device__ __forceinline__ float lanes_sum(const float (&v)[n]) {
-  const bool upper = threadIdx.x & bit;
-  constexpr int half = n > 1 ? n / 2 : 1;
-  float x[half];
-#pragma unroll
-  for (int i = 0; i < half; i++) {
-    if constexpr (n > 1) x[i] = (upper ? v[i + half] : v[i]) + __shfl_xor_sync(~0u, upper ? v[i] : v[i + half], bit);
-    else x[i] = v[i] + __shfl_xor_sync(~0u, v[i], bit);
-  }
-  if constexpr (bit > 1) return lanes_sum<half, bit / 2>(x);
-  return x[0];
+  return value_of(load_raw(p, type, at), type);
 }
 
 // Where a thread works: its sequence and heads, its first value column, the column that it holds after lanes_sum, its first key quad.
@@ -153,8 +117,6 @@ __device__ __forceinline__ void prepare(const KdaRecurrentSm90& a, const Token<S
   }
 }
 
-__device__ __forceinline__ float sum4(const float (&x)[kWarps]) { return (x[0] + x[1]) + (x[2] + x[3]); }
-
 // A lane's part of a state: [quad][channel of the quad][column].
 template <int kQuads>
 struct State {
@@ -173,10 +135,9 @@ struct Tile {
   float x[kWidth][Shape<kWidth>::kCtaColumns + 1];
 };
 
-// Between memory and the tile, 16 B a thread and step. kLoad: from memory.
-template <bool kLoad, int kWidth>
-__device__ __forceinline__ void move_tile(const KdaRecurrentSm90& a, const Place& p, float* memory,
-                                          Tile<kWidth>& tile) {
+// Between memory and the tile, four elements a thread and step. kLoad: from memory.
+template <bool kLoad, int kWidth, class T>
+__device__ __forceinline__ void move_tile(const KdaRecurrentSm90& a, const Place& p, T* memory, Tile<kWidth>& tile) {
   constexpr int kPieces = Shape<kWidth>::kCtaColumns / 4, kSteps = kWidth * kPieces / kThreads;
   const int piece = threadIdx.x % kPieces, column = p.cta_columns + 4 * piece;
   float4 x[kSteps];
@@ -187,9 +148,9 @@ __device__ __forceinline__ void move_tile(const KdaRecurrentSm90& a, const Place
     if (kLoad) x[i] = make_float4(0, 0, 0, 0);
     else x[i] = make_float4(at[0], at[1], at[2], at[3]);
     if (row >= a.k_dim || column >= a.v_dim) continue;
-    float4* const there = reinterpret_cast<float4*>(memory + static_cast<int64_t>(row) * a.v_dim + column);
-    if (kLoad) x[i] = *there;
-    else *there = x[i];
+    T* const there = memory + static_cast<int64_t>(row) * a.v_dim + column;
+    if (kLoad) x[i] = load_four(there);
+    else store_four(there, x[i]);
   }
   if constexpr (kLoad) {
 #pragma unroll
@@ -201,20 +162,20 @@ __device__ __forceinline__ void move_tile(const KdaRecurrentSm90& a, const Place
 }
 
 // A [V, K] state between memory and registers.
-template <bool kLoad, int kQuads>
-__device__ __forceinline__ void move_rows(const KdaRecurrentSm90& a, const Place& p, float* memory, State<kQuads>& s) {
+template <bool kLoad, int kQuads, class T>
+__device__ __forceinline__ void move_rows(const KdaRecurrentSm90& a, const Place& p, T* memory, State<kQuads>& s) {
 #pragma unroll
   for (int i = 0; i < kQuads; i++) {
     const int channel = 4 * (p.quad + 32 * i);
 #pragma unroll
     for (int c = 0; c < kColumns; c++) {
       if (channel >= a.k_dim || p.columns + c >= a.v_dim) continue;
-      float4* const at = reinterpret_cast<float4*>(memory + static_cast<int64_t>(p.columns + c) * a.k_dim + channel);
+      T* const at = memory + static_cast<int64_t>(p.columns + c) * a.k_dim + channel;
       if constexpr (kLoad) {
-        const float4 x = *at;
+        const float4 x = load_four(at);
         s.s[i][0][c] = x.x, s.s[i][1][c] = x.y, s.s[i][2][c] = x.z, s.s[i][3][c] = x.w;
       } else {
-        *at = make_float4(s.s[i][0][c], s.s[i][1][c], s.s[i][2][c], s.s[i][3][c]);
+        store_four(at, make_float4(s.s[i][0][c], s.s[i][1][c], s.s[i][2][c], s.s[i][3][c]));
       }
     }
   }
@@ -226,10 +187,10 @@ __device__ __forceinline__ float& tile_entry(const Place& p, Tile<kWidth>& tile,
 }
 
 // States that are not wholly there (channels and columns beyond the widths) are zeros beyond.
-template <int kWidth, bool kVFirst>
-__device__ __forceinline__ void load_state(const KdaRecurrentSm90& a, const Place& p, const float* memory,
+template <int kWidth, bool kVFirst, class T>
+__device__ __forceinline__ void load_state(const KdaRecurrentSm90& a, const Place& p, const T* memory,
                                            Tile<kWidth>& tile, State<Shape<kWidth>::kQuads>& s) {
-  float* const from = const_cast<float*>(memory);
+  T* const from = const_cast<T*>(memory);
   if constexpr (kVFirst) {
     move_rows<true>(a, p, from, s);
   } else {
@@ -245,9 +206,9 @@ __device__ __forceinline__ void load_state(const KdaRecurrentSm90& a, const Plac
     }
   }
 }
-template <int kWidth, bool kVFirst>
-__device__ __forceinline__ void store_state(const KdaRecurrentSm90& a, const Place& p, float* memory,
-                                            Tile<kWidth>& tile, State<Shape<kWidth>::kQuads>& s) {
+template <int kWidth, bool kVFirst, class T>
+__device__ __forceinline__ void store_state(const KdaRecurrentSm90& a, const Place& p, T* memory, Tile<kWidth>& tile,
+                                            State<Shape<kWidth>::kQuads>& s) {
   if constexpr (kVFirst) {
     move_rows<false>(a, p, memory, s);
   } else {
@@ -302,8 +263,8 @@ __device__ __forceinline__ float step(const KdaRecurrentSm90& a, const Place& p,
   float of_k[kColumns], of_q[kColumns];
 #pragma unroll
   for (int c = 0; c < kColumns; c++) of_k[c] = products[c], of_q[c] = products[kColumns + c];
-  const float q_norm = a.normalize ? a.scale / sqrtf(sum4(token.sums[0]) + kL2Eps) : a.scale;
-  const float k_norm = a.normalize ? 1.f / sqrtf(sum4(token.sums[1]) + kL2Eps) : 1.f;
+  const float q_norm = a.normalize ? a.scale / sqrtf(sum4(token.sums[0], 1) + kL2Eps) : a.scale;
+  const float k_norm = a.normalize ? 1.f / sqrtf(sum4(token.sums[1], 1) + kL2Eps) : 1.f;
   const float read = lanes_sum<kColumns, S::kLanes / 2>(of_k), answer = lanes_sum<kColumns, S::kLanes / 2>(of_q);
   const float u = beta * (v - k_norm * read), write = u * k_norm;
   float writes[kColumns];
@@ -319,36 +280,20 @@ __device__ __forceinline__ float step(const KdaRecurrentSm90& a, const Place& p,
       for (int c = 0; c < kColumns; c++) s.s[i][r][c] = fmaf(k[r], writes[c], s.s[i][r][c]);
     }
   }
-  return q_norm * fmaf(write, sum4(token.sums[2]), answer);
+  return q_norm * fmaf(write, sum4(token.sums[2], 1), answer);
 }
 
-// First state of a sequence, or null. Returns false for padding.
-__device__ __forceinline__ bool first_state(const KdaRecurrentSm90& a, const Place& p, const float*& from) {
-  const int64_t one = static_cast<int64_t>(a.k_dim) * a.v_dim;
-  from = a.state_in;
-  if (a.slots) {
-    const int first = a.n_accepted ? a.n_accepted[p.sequence] - 1 : 0;
-    const int slot = a.slots[p.sequence * a.slots_stride + first];
-    if (slot < 0) return false;
-    if (from) from += slot * a.state_stride + p.head * one;
-  } else if (from) {
-    from += (static_cast<int64_t>(p.sequence) * a.n_heads + p.head) * one;
-  }
-  return true;
-}
-
-template <int kWidth, bool kVFirst>
+template <int kWidth, bool kVFirst, class T>
 __global__ void __launch_bounds__(kThreads) recurrent_kernel(const __grid_constant__ KdaRecurrentSm90 a) {
   using S = Shape<kWidth>;
-  LINNET_SHARED(shared, Shared<kWidth>[2]);
-  LINNET_SHARED(tile_bytes, std::conditional_t<kVFirst, char, Tile<kWidth>>);
+  __shared__ Shared<kWidth> shared[2];
+  __shared__ std::conditional_t<kVFirst, char, Tile<kWidth>> tile_bytes;
   auto& tile = reinterpret_cast<Tile<kWidth>&>(tile_bytes);
   const Place p = place_of<kWidth>(a);
-  const SeqStart start{a.seq_start, a.seq_start_is_64 != 0};
-  const int64_t begin = a.seq_start ? start[p.sequence] : p.sequence * a.n_tokens;
-  const int64_t end = a.seq_start ? start[p.sequence + 1] : begin + a.n_tokens;
-  const float* from;
-  if (!first_state(a, p, from)) return;
+  const auto [begin, end] = span_of(a, p.sequence);
+  const T* from;
+  if (!first_state(a, p.sequence, p.head, from)) return;
+  T* const pool = static_cast<T*>(a.state_out);
   State<S::kQuads> s = {};
   if (from) load_state<kWidth, kVFirst>(a, p, from, tile, s);
   const bool raw = a.gate != KdaRecurrentGate::log_decay;
@@ -359,7 +304,6 @@ __global__ void __launch_bounds__(kThreads) recurrent_kernel(const __grid_consta
     const int channel = threadIdx.x + kThreads * i;
     if (raw && a.dt_bias && channel < a.k_dim) bias[i] = a.dt_bias[static_cast<int64_t>(p.head) * a.k_dim + channel];
   }
-  const int64_t one = static_cast<int64_t>(a.k_dim) * a.v_dim;
   Token<S::kPerThread> next = {};
   if (begin < end) next = load_token<S::kPerThread>(a, p, begin);
   for (int64_t token = begin; token < end; token++) {
@@ -368,30 +312,48 @@ __global__ void __launch_bounds__(kThreads) recurrent_kernel(const __grid_consta
     if (token + 1 < end) next = load_token<S::kPerThread>(a, p, token + 1);
     prepare<kWidth>(a, now, rate, bias, between);
     __syncthreads();
-    const float beta = a.beta_logits ? a.beta_max / (1.f + expf(-now.beta)) : now.beta;
-    const float o = step<kWidth, kVFirst>(a, p, between, s, now.v, beta);
+    const float o = step<kWidth, kVFirst>(a, p, between, s, now.v, strength_of(now.beta, a));
     if (p.stores) store_one(a.out, a.type, (token * a.n_heads + p.head) * a.v_dim + p.own, o);
-    if (a.slots && a.state_out) {
+    if (a.slots && pool) {
       const int slot = a.slots[p.sequence * a.slots_stride + (token - begin)];
-      if (slot >= 0) store_state<kWidth, kVFirst>(a, p, a.state_out + slot * a.state_stride + p.head * one, tile, s);
+      if (slot >= 0) store_state<kWidth, kVFirst>(a, p, state_in_slot(pool, a, slot, p.head), tile, s);
     }
   }
-  if (!a.slots && a.state_out)
-    store_state<kWidth, kVFirst>(a, p, a.state_out + (static_cast<int64_t>(p.sequence) * a.n_heads + p.head) * one,
-                                 tile, s);
+  if (!a.slots && pool) store_state<kWidth, kVFirst>(a, p, state_of_sequence(pool, a, p.sequence, p.head), tile, s);
 }
 
-template <int kWidth>
+template <int kWidth, class T>
 cudaError_t launch(const KdaRecurrentSm90& a, cudaStream_t stream) {
   constexpr int kColumnsOfCta = Shape<kWidth>::kCtaColumns;
   const int64_t n_ctas =
       static_cast<int64_t>(a.n_sequences) * a.n_heads * ((a.v_dim + kColumnsOfCta - 1) / kColumnsOfCta);
   if (n_ctas > 0x7fffffff) return cudaErrorInvalidValue;
-  return launch_grid(a.state_v_first ? recurrent_kernel<kWidth, true> : recurrent_kernel<kWidth, false>,
-                     static_cast<unsigned>(n_ctas), kThreads, 0, stream, a);
+  const auto kernel = a.state_v_first ? recurrent_kernel<kWidth, true, T> : recurrent_kernel<kWidth, false, T>;
+  kernel<<<static_cast<unsigned>(n_ctas), kThreads, 0, stream>>>(a);
+  return cudaGetLastError();
+}
+template <int kWidth>
+cudaError_t launch(const KdaRecurrentSm90& a, cudaStream_t stream) {
+  return a.state_type == KdaType::bf16 ? launch<kWidth, __nv_bfloat16>(a, stream) : launch<kWidth, float>(a, stream);
+}
+
+bool is_aligned(const KdaRecurrentSm90& a) {
+  const int64_t stride_bytes = a.slots ? a.state_stride * (a.state_type == KdaType::bf16 ? 2 : 4) : 0;
+  return (reinterpret_cast<uintptr_t>(a.state_in) | reinterpret_cast<uintptr_t>(a.state_out) | stride_bytes) % 16 == 0;
+}
+bool has_heads_kernel(const KdaRecurrentSm90& a) {
+  const uintptr_t rows = reinterpret_cast<uintptr_t>(a.q) | reinterpret_cast<uintptr_t>(a.k) |
+                         reinterpret_cast<uintptr_t>(a.v) | reinterpret_cast<uintptr_t>(a.g);
+  return a.k_dim == a.v_dim && (a.k_dim == 64 || a.k_dim == 128) && rows % 16 == 0;
 }
 
 }  // namespace
+
+cudaError_t launch_recurrent_columns(const KdaRecurrentSm90& a, cudaStream_t stream) {
+  if (a.k_dim <= 64) return launch<64>(a, stream);
+  return a.k_dim <= 128 ? launch<128>(a, stream) : launch<256>(a, stream);
+}
+
 }  // namespace linnet::ops::sm90
 
 namespace linnet::ops {
@@ -399,9 +361,10 @@ namespace linnet::ops {
 int kda_recurrent_sm90(const KdaRecurrentSm90& a, CUstream_st* stream) noexcept {
   if (a.n_sequences == 0 || a.n_heads == 0 || a.v_dim == 0) return cudaSuccess;
   if (a.k_dim <= 0 || a.k_dim > 256 || a.k_dim % 4 || a.v_dim < 0 || a.v_dim % 4) return cudaErrorInvalidValue;
-  if (a.n_qk_heads <= 0 || a.n_heads % a.n_qk_heads) return cudaErrorInvalidValue;
-  if (a.k_dim <= 64) return sm90::launch<64>(a, stream);
-  return a.k_dim <= 128 ? sm90::launch<128>(a, stream) : sm90::launch<256>(a, stream);
+  if (a.n_sequences < 0 || a.n_qk_heads <= 0 || a.n_heads % a.n_qk_heads) return cudaErrorInvalidValue;
+  if (a.state_type == KdaType::f16 || !sm90::is_aligned(a)) return cudaErrorInvalidValue;
+  return sm90::has_heads_kernel(a) ? sm90::launch_recurrent_heads(a, stream)
+                                   : sm90::launch_recurrent_columns(a, stream);
 }
 
 }  // namespace linnet::ops

@@ -24,8 +24,8 @@ struct KdaRecurrentSm90 {
   const float* a_log;     // [H] or null: rate 1
   const float* dt_bias;   // [H, K] or null: 0. Both read only with a raw gate
   const void* seq_start;  // [B + 1] int32 or int64, ascending from 0; null: sequences of n_tokens each
-  const float* state_in;  // [B, H, K, V], with state_v_first [B, H, V, K]; null: zero
-  float* state_out;       // likewise, may be state_in; null: not written
+  const void* state_in;   // [B, H, K, V] state_type, with state_v_first [B, H, V, K]; null: zero
+  void* state_out;        // likewise, may be state_in; null: not written
   // With slots, state_in and state_out are pools of states state_stride elements apart: sequence b begins with that of
   // slots[b * slots_stride + n_accepted[b] - 1] (null: the first) and leaves the state after its token t at slots[b * slots_stride + t].
   // A sequence that begins with a negative slot is padding: nothing is read or written for it; a negative slot of a token is not written.
@@ -43,10 +43,11 @@ struct KdaRecurrentSm90 {
   float beta_max;          // 1, or 2 where negative eigenvalues are wanted
   int32_t beta_per_value;  // a write strength for each value column
   int32_t state_v_first, seq_start_is_64;
+  KdaType state_type;  // f32, or bf16: rounded to nearest even where a state is written, f32 inside a call
 };
 
 // Enqueues the recurrence. Graph-capturable, deterministic; a sequence's bits do not depend on the batch. Returns a cudaError_t:
-// cudaErrorInvalidValue for widths it does not take.
+// cudaErrorInvalidValue for widths, heads or types that it does not take, and for states not at multiples of 16 bytes.
 int kda_recurrent_sm90(const KdaRecurrentSm90& args, CUstream_st* stream) noexcept;
 
 }  // namespace linnet::ops
