@@ -5,7 +5,7 @@
 //   log decay <- -exp(a_log) softplus(z + dt_bias)         KdaGate::softplus
 //              | lower_bound sigmoid(exp(a_log) (z + dt_bias))   KdaGate::lower_bound
 //   beta <- sigmoid(beta logit)
-// Prefill has options for callers that do some of it themselves, and gates of a whole head (Gated DeltaNet).
+// There are options for callers that do some of it themselves, and gates of a whole head (Gated DeltaNet).
 // Story, numerics and measurements: docs/kernels/kda-sm90.md, kda-decode-sm90.md.
 #pragma once
 
@@ -21,7 +21,7 @@ constexpr int kKdaSm90Chunk =
     64;  // tokens solved together; states handed over at multiples of it are bit-exact (whole chains)
 constexpr int kKdaSm90ConvTaps = 4;
 
-// Prefill alone knows the last three:
+// Prefill alone knows the last three, but for head_softplus, which decode and verify know, too:
 //   log_decay       z [N, H, 128] f32 is the natural log decay itself, at most 0 (-inf: the channel is forgotten)
 //   head_softplus   z [N, H] raw, one number for all channels: log decay <- -exp(a_log) softplus(z + dt_bias), dt_bias [H]
 //   head_log_decay  z [N, H] f32 is the natural log decay of all channels
@@ -37,8 +37,8 @@ struct KdaGateArgs {
   float lower_bound = -5;  // read only with KdaGate::lower_bound
 };
 
-// How a pool holds states: f32, or bf16 rounded to nearest even where a sequence's state is written (inside a call it is f32). Decode and verify
-// take f32 with keys first alone.
+// How a pool holds states: f32, or bf16 rounded to nearest even where a sequence's state is written: once a call of prefill, inside which it is f32,
+// after every token of decode, which then loses a decay within 2^-9 of 1. Decode and verify take keys first alone.
 enum class KdaStateType : uint8_t { f32, bf16 };
 
 struct KdaPrefillSm90 {
@@ -99,20 +99,25 @@ struct KdaDecodeSm90 {
   const float* norm_weight;  // [128]
   void* out;                 // [B, H, 128] bf16
   void* conv_state;          // pool [slots, 3, H, 128, 3] bf16: the last three inputs, oldest first; updated
-  float* state;              // pool [slots, H, 128 (Dk), 128 (Dv)] f32; updated
+  void* state;               // pool [slots, H, 128 (Dk), 128 (Dv)] f32, or as below, 16-byte aligned; updated
   const int32_t* slot;       // [B]; negative: the sequence is padding, nothing is read or written for it
   int n_sequences, n_heads;
   float scale;
   float norm_eps = 1e-5f;
-  KdaGateArgs gate;  // softplus or lower_bound
+  KdaGateArgs gate;  // softplus, lower_bound or head_softplus
   bool pools_settled =
       false;  // the kernel before this one in the stream writes nothing that is read here but qkv, z, beta, out_gate
+  // Options. As they stand: the layer's call, whose kernels have no code for them.
+  KdaStateType state_type = KdaStateType::f32;
+  bool state_v_first = false;  // true: not built
+  bool out_gate_silu = false;  // the norm is multiplied by SiLU of out_gate, not by its sigmoid
+  int head_dim = 0;            // Dk = Dv, instead of each 128 above: 64; 0: 128
 };
 
 // Enqueues the decode step. Graph-capturable, deterministic; a sequence's bits do not depend on the batch. It may start while the
 // kernel before it ends: that kernel must not write slot (any other operation, or an earlier kernel, may). With pools_settled, as when
 // that kernel is a projection, states, windows and weights are read before it has ended. Returns a cudaError_t: cudaErrorInvalidValue for
-// a gate of prefill's.
+// a negative count, cudaErrorNotSupported for what is not built: other widths, values first, the other gates.
 int kda_decode_sm90(const KdaDecodeSm90& args, CUstream_st* stream) noexcept;
 
 constexpr int kKdaSm90VerifyTokens = 8;
@@ -128,14 +133,18 @@ struct KdaVerifySm90 {
   const float* norm_weight;  // [128]
   void* out;                 // [B, k, H, 128] bf16
   const void* conv_state;    // pool as in KdaDecodeSm90, only read
-  const float* state;        // pool as in KdaDecodeSm90, only read
+  const void* state;         // pool as in KdaDecodeSm90, only read
   const int32_t* slot;       // [B]; negative: padding, nothing is read or written for it
   int n_sequences, n_heads;
   int n_tokens;   // k, 1 to kKdaSm90VerifyTokens
   void* pending;  // what commit needs: kda_verify_sm90_pending_bytes, 16-byte aligned
   float scale;
   float norm_eps = 1e-5f;
-  KdaGateArgs gate;  // softplus or lower_bound
+  KdaGateArgs gate;  // as in KdaDecodeSm90, and the options, too
+  KdaStateType state_type = KdaStateType::f32;
+  bool state_v_first = false;
+  bool out_gate_silu = false;
+  int head_dim = 0;
 };
 
 // The first n_accepted[b] tokens of the verify that filled pending become part of sequence b's state and windows: they are then equal in
@@ -144,17 +153,21 @@ struct KdaCommitSm90 {
   const int32_t* n_accepted;  // [B]; taken as 0 below 0, as k above k; 0 leaves the sequence as it is
   const void* pending;
   void* conv_state;
-  float* state;
+  void* state;
   const int32_t* slot;  // [B]; negative: padding
   int n_sequences, n_heads, n_tokens;
   bool settled =
       false;  // the kernel before this one in the stream writes nothing that is read here: it is the commit of another layer
+  KdaStateType state_type = KdaStateType::f32;  // these as in the verify
+  bool state_v_first = false;
+  int head_dim = 0;
 };
 
-size_t kda_verify_sm90_pending_bytes(int n_sequences, int n_heads, int n_tokens) noexcept;
+size_t kda_verify_sm90_pending_bytes(int n_sequences, int n_heads, int n_tokens, int head_dim = 0) noexcept;
 
 // Enqueue. Graph-capturable, deterministic; a sequence's bits depend neither on the batch nor on k. The kernel before a verify must not
-// write slot. Return a cudaError_t: cudaErrorInvalidValue for n_tokens outside its range, a negative count or a gate of prefill's.
+// write slot. Return a cudaError_t: cudaErrorInvalidValue for n_tokens outside its range or a negative count, cudaErrorNotSupported for what is not
+// built, as decode.
 int kda_verify_sm90(const KdaVerifySm90& args, CUstream_st* stream) noexcept;
 int kda_commit_sm90(const KdaCommitSm90& args, CUstream_st* stream) noexcept;
 

@@ -9,6 +9,10 @@ void bench_decode(int argc, char** argv) {
     const Pools p(B);
     for (const bool settled : {true, false}) bench_step(p, bandwidth, settled);
   }
+  for (const int B : {1, 8, 32, 256})
+    for (const auto& [D, type] :
+         {std::pair{128, KdaStateType::bf16}, {64, KdaStateType::f32}, {64, KdaStateType::bf16}})
+      bench_step(Pools(B, D, type), bandwidth);
 }
 
 }  // namespace linnet::ops::sm90_check

@@ -5,25 +5,28 @@
 
 namespace linnet::ops::sm90 {
 
-__device__ __forceinline__ float4 load_four(const float* p) { return *reinterpret_cast<const float4*>(p); }
-__device__ __forceinline__ void store_four(float* p, float4 x) { *reinterpret_cast<float4*>(p) = x; }
+template <class T>
+using Four = std::conditional_t<sizeof(T) == sizeof(float), float4, uint2>;
 
-__device__ __forceinline__ float4 load_four(const __nv_bfloat16* p) {
-  const uint2 x = *reinterpret_cast<const uint2*>(p);
+__device__ __forceinline__ float4 floats_of(float4 x) { return x; }
+__device__ __forceinline__ float4 floats_of(uint2 x) {
   const float2 lo = unpack_bf16(x.x), hi = unpack_bf16(x.y);
   return make_float4(lo.x, lo.y, hi.x, hi.y);
 }
-// To the nearest, even in a tie.
-__device__ __forceinline__ uint2 packed(float4 x) { return make_uint2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)); }
-__device__ __forceinline__ void store_four(__nv_bfloat16* p, float4 x) { *reinterpret_cast<uint2*>(p) = packed(x); }
-
-// What a store and a load in T leave of x.
+// bf16: to the nearest, even in a tie.
 template <class T>
-__device__ __forceinline__ float4 kept_in(float4 x) {
+__device__ __forceinline__ Four<T> four_of(float4 x) {
   if constexpr (sizeof(T) == sizeof(float)) return x;
-  const uint2 p = packed(x);
-  const float2 lo = unpack_bf16(p.x), hi = unpack_bf16(p.y);
-  return make_float4(lo.x, lo.y, hi.x, hi.y);
+  else return make_uint2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w));
+}
+
+template <class T>
+__device__ __forceinline__ float4 load_four(const T* p) {
+  return floats_of(*reinterpret_cast<const Four<T>*>(p));
+}
+template <class T>
+__device__ __forceinline__ void store_four(T* p, float4 x) {
+  *reinterpret_cast<Four<T>*>(p) = four_of<T>(x);
 }
 
 }  // namespace linnet::ops::sm90

@@ -21,7 +21,7 @@ struct Shape {
 
 void bench_shape(const Shape& x, double bandwidth, const DeviceArray<char>& from, const DeviceArray<char>& to) {
   RecurrentOptions o;
-  o.lengths = std::vector<int64_t>(x.B, x.T);
+  o.lengths = {static_cast<int64_t>(x.B) * x.T};  // one sequence: the case makes one state, the others are below
   o.K = o.V = x.D;
   o.Hk = o.H = kHeads;
   o.state_type = x.state_type;
@@ -39,6 +39,7 @@ void bench_shape(const Shape& x, double bandwidth, const DeviceArray<char>& from
   for (const bool columns : {false, true}) {
     const Times t = time_in_graph_us(n_calls, [&](int call) {
       KdaRecurrentSm90 a = d.args;
+      a.n_sequences = x.B, a.n_tokens = x.T;
       a.state_in = from.get() + call * states;
       a.state_out = to.get() + call * states;
       LINNET_CUDA_OK(columns ? sm90::launch_recurrent_columns(a, stream()) : kda_recurrent_sm90(a, stream()));
@@ -66,9 +67,8 @@ void bench_recurrent(int argc, char** argv) {
     shapes.push_back({B, 1, 64, KdaType::f32, false});
     shapes.push_back({B, 1, 64, KdaType::bf16, false});
   }
-  for (const int T : {2, 8, 32, 128})
-    for (const int B : {1, 32})
-      for (const bool v_first : {false, true}) shapes.push_back({B, T, 128, KdaType::f32, v_first});
+  for (const auto& [B, T] : {std::pair{1, 2}, {1, 8}, {1, 32}, {1, 128}, {32, 2}, {32, 8}, {32, 32}})
+    for (const bool v_first : {false, true}) shapes.push_back({B, T, 128, KdaType::f32, v_first});
   for (const Shape& x : shapes) bench_shape(x, bandwidth, from, to);
 }
 

@@ -232,12 +232,7 @@ void check_refusals() {
           "widths, heads, types and places of states that it does not take are refused");
 }
 
-}  // namespace
-}  // namespace linnet::ops::sm90_check
-
-int main(int argc, char** argv) {
-  using namespace linnet::ops::sm90_check;
-  const std::string mode = argc > 1 ? argv[1] : "";
+void checks(const std::string& mode) {
   if (mode == "sanitize") {
     for (const int width : {64, 128, 100}) {
       for (const bool v_first : {false, true}) {
@@ -248,15 +243,19 @@ int main(int argc, char** argv) {
         check_case(o);
       }
     }
-  } else {
-    check_widths_and_types();
-    check_options();
-    for (const bool v_first : {false, true})
-      for (const int width : {64, 128}) check_bits(v_first, width);
-    check_refusals();
+    return;
   }
-  LINNET_CUDA_OK(cudaDeviceSynchronize());
-  std::printf("%d failures\n", failures);
-  if (mode == "bench") bench_recurrent(argc, argv);
-  return failures ? 1 : 0;
+  check_widths_and_types();
+  check_options();
+  for (const bool v_first : {false, true})
+    for (const int width : {64, 128}) check_bits(v_first, width);
+  check_refusals();
+}
+
+}  // namespace
+}  // namespace linnet::ops::sm90_check
+
+int main(int argc, char** argv) {
+  using namespace linnet::ops::sm90_check;
+  return run_checks(argc, argv, checks, bench_recurrent);
 }

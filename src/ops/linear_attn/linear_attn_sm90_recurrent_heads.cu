@@ -119,7 +119,7 @@ __device__ __forceinline__ RawToken take_token(const KdaRecurrentSm90& a, const 
           load_raw(raw[3], a.g_type, tid)};
 }
 
-// The token between threads.
+// The token between threads. What is rounded is said here and below, so that tokens in one call or in many have the same bits.
 template <class H>
 __device__ __forceinline__ void prepare(const KdaRecurrentSm90& a, const RawToken& t, uint32_t beta, HeadSmem<H>& s,
                                         int buffer) {
@@ -136,7 +136,7 @@ __device__ __forceinline__ void prepare(const KdaRecurrentSm90& a, const RawToke
     s.token[buffer][tid] = make_float4(decay, k, q, v);
   }
   s.strength[buffer][tid] = strength_of(value_of(beta, a.beta_type), a);
-  const float qq = warp_sum(q * q), kk = warp_sum(k * k), qk = warp_sum(q * k);
+  const float qq = warp_sum_squares(q), kk = warp_sum_squares(k), qk = warp_sum(__fmul_rn(q, k));
   if ((tid & 31) == 0) {
     s.sums[buffer][0][tid >> 5] = qq;
     s.sums[buffer][1][tid >> 5] = kk;
@@ -149,12 +149,6 @@ template <class H>
 __device__ __forceinline__ float value_column(const HeadSmem<H>& s, int buffer) {
   if constexpr (H::kValuesFirst) return reinterpret_cast<const float*>(s.token[buffer])[3 * H::kWidth + threadIdx.x];
   else return s.token[buffer][threadIdx.x].w;
-}
-
-template <int n>
-__device__ __forceinline__ float sum_of(const float (&x)[n]) {
-  if constexpr (n == 4) return sum4(x, 1);
-  else return x[0] + x[1];
 }
 
 // S'^T k and S'^T q of the thread's value column, before the norms; the held state x becomes S'.
@@ -296,7 +290,7 @@ __global__ void __launch_bounds__(H::kThreads, H::kMost)
     const float(&sums)[3][H::kWarps] = s.sums[buffer];
     const float q_norm = a.normalize ? a.scale * rsqrtf(sum_of(sums[0]) + kL2Eps) : a.scale;
     const float k_norm = a.normalize ? rsqrtf(sum_of(sums[1]) + kL2Eps) : 1.f;
-    const float write = s.strength[buffer][tid] * (value_column(s, buffer) - k_norm * p.read) * k_norm;
+    const float write = s.strength[buffer][tid] * fmaf(-k_norm, p.read, value_column(s, buffer)) * k_norm;
     store_one(a.out, a.type, (token * a.n_heads + head) * H::kWidth + tid,
               q_norm * fmaf(write, sum_of(sums[2]), p.answer));
     if (!H::kValuesFirst) s.steps.write[tid] = write;
