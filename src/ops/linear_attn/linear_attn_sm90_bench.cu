@@ -88,6 +88,29 @@ void tune() {
     for (const int64_t T : {2048, 8192, 65536}) tune_few(T, H);
 }
 
+// Prep's own kernel, into records of its own.
+void prep_alone() {
+  struct Shape {
+    int B;
+    int64_t T;
+    int H;
+    Draw draw;
+  };
+  for (const Shape& x :
+       {Shape{1, 8192, 32, Draw::trained}, Shape{1, 8192, 32, Draw::bounded}, Shape{1, 2048, 32, Draw::trained},
+        Shape{8, 1024, 32, Draw::trained}, Shape{1, 8192, 64, Draw::trained}, Shape{1, 8192, 96, Draw::trained}}) {
+    const Case c = tiled_case(x.B, x.T, x.H, x.draw);
+    DeviceCase d(c);
+    const int64_t n_slots = sm90::first_slot(c.N(), c.B());
+    DeviceArray<char> records(static_cast<size_t>(n_slots) * x.H * sizeof(sm90::Record));
+    const Times t = time_us(40, [&] {
+      LINNET_CUDA_OK(sm90::launch_prep(d.args, reinterpret_cast<sm90::Record*>(records.get()), n_slots, stream()));
+    });
+    std::printf("B%d T%lld H%d %s: prep alone %.1f us\n", x.B, static_cast<long long>(x.T), x.H,
+                kDrawNames[static_cast<int>(x.draw)], t.median);
+  }
+}
+
 // Three prefills of B1 T8192 H32, for a profiler.
 void profile() {
   const Case c = tiled_case(1, 8192, 32, Draw::trained);
