@@ -22,9 +22,8 @@ constexpr float kL2Eps = 1e-6f;
 
 // One chunk of one head as the scan reads it: f16 matrices of 64 rows (tokens) in panels of 64 columns, 128 bytes a row,
 // the 16-byte pieces of row r permuted by piece ^ (r & 7): the 128-byte swizzle of the matrix instructions, so that a bulk
-// copy delivers ready operands. Panel p holds the key channels whose number mod 4 is 2p or 2p + 1 (see key_channel): sums
-// over channels do not mind, and a lane of prep reads four neighbours at once. With G the log decay summed inside the
-// chunk, to the row's own token:
+// copy delivers ready operands. Panel p holds key channels 64p to 64p + 63. With G the log decay summed inside the chunk, to the row's own
+// token:
 constexpr int kPanelBytes = kChunk * 128;
 struct Record {
   char k_in[2 * kPanelBytes];   // K e^G            reads the entering state
@@ -37,7 +36,7 @@ struct Record {
 static_assert(sizeof(Record) == 66048 && sizeof(Record) % 256 == 0);
 
 // Key channel of column n of the panels.
-__host__ __device__ constexpr int key_channel(int n) { return 4 * ((n & 63) >> 1) + 2 * (n >> 6) + (n & 1); }
+__host__ __device__ constexpr int key_channel(int n) { return n; }
 
 // Sequence s owns the record slots from seq_start[s] / 64 + s on: disjoint for any lengths, found without a prefix sum.
 __host__ __device__ inline int64_t first_slot(int64_t start, int64_t sequence) { return start / kChunk + sequence; }

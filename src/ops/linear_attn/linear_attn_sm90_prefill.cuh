@@ -2,7 +2,7 @@
 // waits for what: linear_attn_sm90_schedule.cuh. Here: what each CTA does.
 //
 // Scan    a lane: two warpgroups of consumers; a warp each that loads records, loads values, stores outputs.
-// Prep    3 workgroups of 128 threads a CTA, each one chunk at a time, and a managing warp for each.
+// Prep    3 workgroups of 256 threads a CTA, each one chunk at a time, and a managing warp for each.
 // Items are taken in the order of time, so the earliest step not yet done can always go on.
 #pragma once
 
@@ -11,9 +11,18 @@
 
 namespace linnet::ops::sm90 {
 
-constexpr int kWorkgroups = 3, kPrepareThreads = (kWorkgroups + 1) * prep::kThreads;  // the last four warps manage
-constexpr int kPrepBytes = (sizeof(prep::Smem) + 127) / 128 * 128;
+constexpr int kWorkgroups = 3, kPrepareThreads = kWorkgroups * prep::kThreads + 128;  // the last four warps manage
+constexpr int kPrepBytes = sizeof(prep::Smem);
 constexpr int kPrepareSmemBytes = kWorkgroups * kPrepBytes;
+
+template <int n>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n));
+}
+template <int n>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));
+}
 
 // Shared by all roles. What a preparer reads again after a chunk need not stay in its registers.
 struct Plan {
@@ -42,7 +51,7 @@ __device__ __forceinline__ void make_lanes(const KdaPrefillSm90& a, int n_slots,
 __device__ __forceinline__ void begin_scan(uint32_t smem) {
   if (threadIdx.x == 0) {
     init_scan_barriers(smem);
-    fence_barrier_init();
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
 }
@@ -74,15 +83,14 @@ __device__ __forceinline__ void run_scan(const KdaPrefillSm90& a, const Workspac
 template <class B>
 __device__ __forceinline__ void run_prep(const KdaPrefillSm90& a, const Workspace& w, const Lanes& lanes,
                                          char* smem_bytes) {
-  LINNET_SHARED(desks, Desk[kWorkgroups]);
+  __shared__ Desk desks[kWorkgroups];
   if (threadIdx.x < kWorkgroups) init_desk(desks[threadIdx.x]);
   __syncthreads();
-  const int workgroup = static_cast<int>(threadIdx.x) / prep::kThreads;
+  const int workgroup =
+      __shfl_sync(~0u, static_cast<int>(threadIdx.x) / prep::kThreads, 0);  // one number, to the compiler
   if (workgroup < kWorkgroups) {
-    take_registers<160>();
     prepare<B>(a, desks[workgroup], *reinterpret_cast<prep::Smem*>(smem_bytes + workgroup * kPrepBytes));
   } else {
-    give_registers<32>();
     const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
     if (warp < kWorkgroups && (threadIdx.x & 31) == 0) manage(a, w, lanes, desks[warp]);
   }
@@ -91,18 +99,17 @@ __device__ __forceinline__ void run_prep(const KdaPrefillSm90& a, const Workspac
 // Grids. n_wanted: of lanes.
 template <class B>
 __device__ __forceinline__ void prepare_beside(const KdaPrefillSm90& a, const Workspace& w, int n_slots, int n_wanted) {
-  LINNET_DYNAMIC_SHARED(smem_bytes, 1024);
-  LINNET_SHARED(plan, Plan);
+  extern __shared__ __align__(1024) char smem_bytes[];
+  __shared__ Plan plan;
   launch_dependents();
   make_lanes(a, n_slots, n_wanted, plan);
   run_prep<B>(a, w, plan.lanes, smem_bytes);
 }
 template <class T, class Scan>
 __device__ __forceinline__ void scan_lanes(const KdaPrefillSm90& a, const Workspace& w, int n_slots, int n_wanted) {
-  LINNET_DYNAMIC_SHARED(smem_bytes, 1024);
-  LINNET_SHARED(plan, Plan);
+  extern __shared__ __align__(1024) char smem_bytes[];
+  __shared__ Plan plan;
   make_lanes(a, n_slots, n_wanted, plan);
   if (static_cast<int>(blockIdx.x) < plan.lanes.n_lanes) run_scan<T, Scan>(a, w, plan.lanes, smem_address(smem_bytes));
 }
-
 }  // namespace linnet::ops::sm90

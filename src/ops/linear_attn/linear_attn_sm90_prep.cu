@@ -1,5 +1,7 @@
 // kda_sm90 prep as a kernel of its own: one workgroup per (record slot, head).
-// Registers 168, spills 8, stack 8 (KdaGate::lower_bound; none with softplus).
+// Registers 80.
+#include <algorithm>
+
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
 #include "ops/linear_attn/linear_attn_sm90_prep.cuh"
 
@@ -9,7 +11,7 @@ namespace {
 template <class B>
 __global__ void __launch_bounds__(prep::kThreads, prep::kWorkgroupsPerSm)
     prep_kernel(const __grid_constant__ KdaPrefillSm90 a, Record* records, unsigned n_sms) {
-  LINNET_DYNAMIC_SHARED(smem_bytes, 128);
+  extern __shared__ __align__(1024) char smem_bytes[];
   prep::prepare_one<B>(a, records, n_sms, *reinterpret_cast<prep::Smem*>(smem_bytes));
 }
 
@@ -29,10 +31,11 @@ cudaError_t launch_prep(const KdaPrefillSm90& args, Record* records, int64_t n_s
   int device, n_sms;
   if (const cudaError_t e = cudaGetDevice(&device)) return e;
   if (const cudaError_t e = cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device)) return e;
-  const int64_t n_records = n_slots * a.n_heads;
-  const bool apart = n_records >= prep::kWavesApart * prep::kWorkgroupsPerSm * n_sms;
-  return launch_grid(kernel, static_cast<unsigned>(n_records), prep::kThreads, sizeof(prep::Smem), stream, a, records,
-                     apart ? n_sms : 0);
+  const bool apart = n_slots * a.n_heads >= prep::kWavesApart * prep::kWorkgroupsPerSm * n_sms;
+  const dim3 grid(a.n_heads, static_cast<unsigned>(std::min<int64_t>(n_slots, prep::kMostSlotsY)),
+                  static_cast<unsigned>((n_slots + prep::kMostSlotsY - 1) / prep::kMostSlotsY));
+  kernel<<<grid, prep::kThreads, sizeof(prep::Smem), stream>>>(a, records, apart ? n_sms : 0);
+  return cudaGetLastError();
 }
 
 }  // namespace linnet::ops::sm90

@@ -1,79 +1,26 @@
 // kda_sm90 prep: everything of a chunk that does not need the state: one Record.
 //
-// Threads a workgroup of 4 warps per chunk and head; warp w owns tokens 16w..16w+15 of the chunk, a lane channels 4l..4l+3 of them.
-// Decay   G never appears: all factors are products of per-token decays in a binary tree over tokens. A node of 2m tokens joins an
-//         earlier and a later half; the pairs (later i, earlier j) need e^(G_i - G_j) = prefix(i in its half) * suffix(j in its half),
-//         two numbers in [0, 1] for any gate, so nothing overflows, nothing is bounded, and row i sees no token after it, in bits.
-//         K and Q are held with their prefixes, K with its suffix; a level multiplies them by the decay over the other half, f32 products
-//         of decays rounded once. Levels m = 1, 2, 4, 8 inside a warp, 16 and 32 across warps; the whole chunk gives the record.
-// Gram    per level one product [K rows; Q rows] (later) x K rows (earlier), f16 operands (|k| <= 1), f32 sums.
+// Threads a workgroup of 8 warps per chunk and head; warp w owns block w, tokens 8w..8w+7 of the chunk. Decays are made with a lane on 4 channels
+//         of all 8 tokens, operands with a lane on a quarter of one token, as matrix instructions want them in registers.
+// Decay   G never appears: all factors are products of per-token decays in a binary tree over a block's tokens, or decays over whole blocks. A
+//         node of 2m tokens joins an earlier and a later half; the pairs (later i, earlier j) need e^(G_i - G_j) = prefix(i in its half) *
+//         suffix(j in its half), two numbers in [0, 1] for any gate, so nothing overflows, nothing is bounded, and row i sees no token after
+//         it, in bits. Prefixes and suffixes (levels m = 1, 2, 4 and the block) are f32 products rounded to f16, of the block's those that
+//         reach into its other half products of two such; pairs of blocks take a third factor, the decay over the blocks between, the
+//         exponential of f32 sums of logs.
+// Gram    per level one product [K; Q] x K of the block's tokens, in registers, which holds the level's entries; per pair of blocks one, f16
+//         operands (|k| <= 1), f32 sums. Operands of blocks lie in shared memory once; the third factor multiplies the earlier one's registers.
 // Norms   diagonals of products of the raw rows.
-// Inverse T = (I + L)^-1 diag(beta): 8x8 blocks by substitution in f32, joined three times with f16 products, T21 = -T22 A21 T11.
-// Smem    72,448 B: 52,224 of rows (raw, then operands), 15,360 of matrices, 4,864 of decays, norms and beta: 3 workgroups per SM.
+// Inverse T = (I + L)^-1 diag(beta): 8x8 blocks by substitution in f32, joined with f16 products: pairs, then rows of 16 each for itself.
+// Barriers 4 a chunk: decays of blocks; of ranges of blocks; operands of blocks; all of A and the diagonal of T.
+// Smem    75,776 B: 49,152 of rows (raw, then factors, then operands), 9,216 of A, 9,216 of decays over ranges of blocks, 8,192 of logs, entries
+//         inside blocks, norms and beta: 3 workgroups per SM.
 // Traffic reads 49,280 B, writes 66,048 B.
 #pragma once
 
 #include "ops/linear_attn/linear_attn_sm90_prep_inverse.cuh"
-#include "ops/linear_attn/linear_attn_sm90_prep_tree.cuh"
 
 namespace linnet::ops::sm90::prep {
-
-__device__ __forceinline__ float4 read_total(const float (&of)[4][kDim], int block, int lane) {
-  return *reinterpret_cast<const float4*>(&of[block][4 * lane]);
-}
-
-// Nodes of 32 tokens to the whole chunk, and the record's rows and decay.
-__device__ __forceinline__ void write_rows(Operands& x, Record* r, const Smem& s, int warp, int lane) {
-  const int other_pair = (warp & 2) ^ 2;
-  const float4 t0 = read_total(s.total, other_pair, lane), t1 = read_total(s.total, other_pair + 1, lane);
-  const Half4 other = pack_half4(t0.x * t1.x, t0.y * t1.y, t0.z * t1.z, t0.w * t1.w);
-  if (warp & 2) {
-    scale_rows(x.k_in, other);
-    scale_rows(x.q_in, other);
-  } else {
-    scale_rows(x.k_out, other);
-  }
-  char* const panel = r->k_in + 16 * warp * 128 + (lane & 3) * 4;
-  const auto write = [](char* to, const Half4& h) {
-    *reinterpret_cast<uint32_t*>(to) = h.lo;
-    *reinterpret_cast<uint32_t*>(to + kPanelBytes) = h.hi;
-  };
-#pragma unroll
-  for (int row = 0; row < 8; row++) {
-    char* const to = panel + row * 128 + (((lane >> 2) ^ row) << 4);
-#pragma unroll
-    for (int i = row; i < 16; i += 8) {
-      char* const at_row = to + (i - row) * 128;
-      write(at_row, x.k_in[i]);
-      write(at_row + offsetof(Record, q_in), x.q_in[i]);
-      write(at_row + offsetof(Record, k_out), x.k_out[i]);
-    }
-  }
-  if (warp == 0) {
-    const float4 t2 = read_total(s.total_log2, 0, lane), t3 = read_total(s.total_log2, 1, lane),
-                 t4 = read_total(s.total_log2, 2, lane), t5 = read_total(s.total_log2, 3, lane);
-    const float decay[4] = {exp2_fast(t2.x + t3.x + t4.x + t5.x), exp2_fast(t2.y + t3.y + t4.y + t5.y),
-                            exp2_fast(t2.z + t3.z + t4.z + t5.z), exp2_fast(t2.w + t3.w + t4.w + t5.w)};
-    *reinterpret_cast<float2*>(&r->decay[2 * lane]) = make_float2(decay[0], decay[1]);
-    *reinterpret_cast<float2*>(&r->decay[64 + 2 * lane]) = make_float2(decay[2], decay[3]);
-  }
-}
-
-// From the chunk's gates, write strengths and raw rows to nodes of 16 tokens.
-template <class B>
-__device__ __forceinline__ void climb_plain(Operands& x, const KdaPrefillSm90& a, const Chunk& c, Smem& s, int thread) {
-  const int here = forget(thread), warp = here >> 5, lane = here & 31;
-  const float4 dt_bias = __ldg(reinterpret_cast<const float4*>(a.gate.dt_bias + c.head * kDim + 4 * lane));
-  const float a_log = __ldg(a.gate.a_log + c.head);
-  const int token = 16 * warp + lane;  // of lanes 0 to 15
-  const bool has_beta = lane < 16 && token < c.n_valid;
-  __nv_bfloat16 beta_logit = {};
-  if (has_beta) beta_logit = static_cast<const __nv_bfloat16*>(a.beta)[(c.token + token) * a.n_heads + c.head];
-  wait_for_load<1>();
-  clear_beyond<typename B::T>(c, s, warp, lane);
-  if (lane < 16) s.beta[token] = has_beta ? sigmoid(__bfloat162float(beta_logit)) : 0.f;
-  climb<B>(x, make_gate<B::kGate>(dt_bias, a_log, a.gate.lower_bound), true, s, warp, lane);
-}
 
 // The log2 decay of one token by a gate of its head; at: of its number among [N, H].
 template <class T>
@@ -84,88 +31,115 @@ __device__ __forceinline__ float head_log2_decay(const KdaPrefillSm90& a, int64_
                                              exp2_fast(__ldg(a.gate.a_log + head) * kLog2e), 0.f);
 }
 
+// The chunk's write strengths to s.beta.
 template <class B>
-__device__ __forceinline__ void climb_with_options(Operands& x, const KdaPrefillSm90& a, const Chunk& c, Smem& s,
-                                                   int thread) {
-  using T = typename B::T;
-  const int here = forget(thread), warp = here >> 5, lane = here & 31;
-  const int token = 16 * warp + lane;  // of lanes 0 to 15
-  const bool is_token = lane < 16 && token < c.n_valid;
-  const int64_t at = (c.token + token) * a.n_heads + c.head;
+__device__ __forceinline__ void put_beta(const KdaPrefillSm90& a, const Chunk& c, Smem& s, int warp, int lane) {
+  const int token = kBlock * warp + lane;
+  if (lane >= kBlock) return;
   float beta = 0.f;
-  if (is_token) beta = a.beta_value ? __ldg(a.beta_value + at) : static_cast<float>(static_cast<const T*>(a.beta)[at]);
-  const auto put_beta = [&] {
-    if (lane < 16) s.beta[token] = is_token && !a.beta_value ? sigmoid(beta) : beta;
-  };
+  if (token < c.n_valid) {
+    const int64_t at = (c.token + token) * a.n_heads + c.head;
+    if (!B::kPlain && a.beta_value) beta = __ldg(a.beta_value + at);
+    else
+      beta =
+          reciprocal_fast(1.f + exp2_fast(-kLog2e * static_cast<float>(static_cast<const typename B::T*>(a.beta)[at])));
+  }
+  s.beta[token] = beta;
+}
+
+// The block's decays: rows of factors, and the total to s.log2_total. The places of q and k are free.
+template <class B>
+__device__ __forceinline__ void put_decays(const KdaPrefillSm90& a, const Chunk& c, Smem& s, int warp, int lane) {
+  using T = typename B::T;
+  float sum_log2[4] = {};
   if constexpr (B::kRawRows) {
     const float4 dt_bias = __ldg(reinterpret_cast<const float4*>(a.gate.dt_bias + c.head * kDim + 4 * lane));
     const float a_log = __ldg(a.gate.a_log + c.head);
-    wait_for_load<1>();
+    wait_for_load<0>();
     clear_beyond<T>(c, s, warp, lane);
-    put_beta();
-    climb<B>(x, make_gate<B::kGate>(dt_bias, a_log, a.gate.lower_bound), a.normalize_qk, s, warp, lane);
+    RawDecays<B::kGate, T> given{make_gate<B::kGate>(dt_bias, a_log, a.gate.lower_bound), channel_rows(s, warp, lane)};
+    make_factors(sum_log2, given, s, warp, lane);
+  } else if constexpr (B::kGate == KdaGate::log_decay) {
+    GivenDecays given;
+    given.rows = static_cast<const float*>(a.z) + (c.token + kBlock * warp) * a.z_stride + c.head * kDim + 4 * lane;
+    given.stride = a.z_stride;
+    given.left = c.n_valid - kBlock * warp;
+    make_factors(sum_log2, given, s, warp, lane);
   } else {
-    GivenDecays<B::kGate> given;
-    if constexpr (B::kGate == KdaGate::log_decay) {
-      given.rows = static_cast<const float*>(a.z) + (c.token + 16 * warp) * a.z_stride + c.head * kDim + 4 * lane;
-      given.stride = a.z_stride;
-      given.left = c.n_valid - 16 * warp;
-    } else {
-      given.mine = is_token ? head_log2_decay<T>(a, at, c.head) : 0.f;
-    }
-    put_beta();
-    climb<B>(x, given, a.normalize_qk, s, warp, lane);
+    const int token = kBlock * warp + lane;  // of lanes 0 to 7
+    const bool is_token = lane < kBlock && token < c.n_valid;
+    HeadDecays given{is_token ? head_log2_decay<T>(a, (c.token + token) * a.n_heads + c.head, c.head) : 0.f};
+    make_factors(sum_log2, given, s, warp, lane);
   }
+  *reinterpret_cast<float4*>(&s.log2_total[warp][4 * lane]) =
+      make_float4(sum_log2[0], sum_log2[1], sum_log2[2], sum_log2[3]);
 }
 
-// The record of a chunk whose load has been started, by a workgroup of 4 whole warps; thread counts from 0 in it, barrier is a hardware
+// Everything inside the warp's block, and the record's rows.
+template <class B>
+__device__ __forceinline__ void work_on_block(const KdaPrefillSm90& a, const Chunk& c, Record* record, Smem& s,
+                                              int warp, int lane, int barrier) {
+  put_beta<B>(a, c, s, warp, lane);
+  wait_for_load<1>();
+  norms<B>(s, B::kPlain || a.normalize_qk, warp, lane);
+  Rows x;
+  read_rows<typename B::T>(x, s, warp, lane);
+  put_decays<B>(a, c, s, warp, lane);
+  workgroup_sync(barrier);  // decays of all blocks
+  make_ranges(record, s, warp, lane);
+  uint32_t factors[3];
+  const uint16_t(&places)[4] = kFactorPlaces.of[warp][token_of(lane)];
+#pragma unroll
+  for (int i = 0; i < 3; i++) factors[i] = smem_address(&s) + (lane & 3) * 16 + places[i] * 16;
+  Levels levels = {};
+  multiply_levels(levels, x, factors);
+  workgroup_sync(barrier);  // decays over ranges
+  scatter_levels(s, levels, warp, lane);
+  finish_rows(x, range_piece(s, warp > 0 ? range(0, warp - 1) : kOnes, lane),
+              range_piece(s, warp + 1 < kWarps ? range(warp + 1, kWarps - 1) : kOnes, lane), record, s, warp, lane);
+}
+
+// The record of a chunk whose load has been started, by a workgroup of 8 whole warps; thread counts from 0 in it, barrier is a hardware
 // barrier of its own. Each thread calls rows_free() once, when the next chunk's load may start. On return it has written its part of the
 // record; the workgroup meets at its barrier (workgroup_sync) before anyone computes again in the same shared memory.
 template <class B, class RowsFree>
 __device__ __forceinline__ void compute(const KdaPrefillSm90& a, const Chunk& c, Record* record, Smem& s, int thread,
                                         int barrier, RowsFree rows_free) {
-  Operands x;
-  if constexpr (B::kPlain) climb_plain<B>(x, a, c, s, thread);
-  else climb_with_options<B>(x, a, c, s, thread);
-  {
-    const int here = forget(thread), warp = here >> 5, lane = here & 31;
-    store_level16(x, s, warp, lane);
-    workgroup_sync(barrier);  // totals
-    store_level32(x, read_total(s.total, warp ^ 1, lane), s, warp, lane);
-    write_rows(x, record, s, warp, lane);
-    workgroup_sync(barrier);  // the outer levels' operands
+  // Through shuffles: the compiler then knows that the warp is one number, and does not compute either again.
+  const int warp = __shfl_sync(~0u, thread >> 5, 0), lane = __shfl_sync(~0u, thread & 31, thread & 31);
+  work_on_block<B>(a, c, record, s, warp, lane, barrier);
+  workgroup_sync(barrier);  // operands of all blocks
+  multiply_blocks(record, s, warp, lane);
+  if (warp & 1) {
+    __syncwarp();
+    invert_pair(record, s, pair_of(warp), lane);
   }
-  const int here = forget(thread), warp = here >> 5, lane = here & 31;
-  Grams grams = {};
-  gram_outer(grams, s, warp, lane);
-  scatter(grams, record, s, warp, lane);
-  invert_diagonal(record, s, warp, lane);
-  workgroup_sync(barrier);  // diagonal blocks of T, level 16 of K K^T; the rows are free
+  workgroup_sync(barrier);  // K K^T, diagonal blocks of T; the rows are free
   rows_free();
-  if (warp < 2) join16(record, s, warp, lane);
-  else clear_upper(warp == 2 ? record->solve : record->attend, lane);
-  workgroup_sync(barrier);  // blocks of 32 of T
-  join32(record, s, warp, lane);
+  if (warp < 3) join_row(record, s, 3 - warp, lane);
+  else if (warp < 5) clear_upper(warp == 3 ? record->solve : record->attend, lane);
 }
 
 constexpr int kWorkgroupsPerSm = 3;
-constexpr int kApart = 4000;    // cycles
-constexpr int kWavesApart = 2;  // at least, else the wait at the start is not won back
+constexpr int kApart = 4000;        // cycles
+constexpr int kWavesApart = 2;      // at least, else the wait at the start is not won back
+constexpr int kMostSlotsY = 32768;  // of a grid, then z counts
 
-// prep's own kernel: one workgroup per (record slot, head). Workgroups that start together load together and then compute together, and wait
-// the longer for their rows: the second and the third of each of n_sms SMs start later, when n_sms is not 0.
+// prep's own kernel: one workgroup per (record slot, head): x head, y slot, z more slots. Workgroups that start together load together and
+// then compute together, and wait the longer for their rows: the second and the third of each of n_sms SMs start later, when n_sms is not 0.
 template <class B>
 __device__ __forceinline__ void prepare_one(const KdaPrefillSm90& a, Record* records, unsigned n_sms, Smem& s) {
   launch_dependents();
-  if (blockIdx.x < kWorkgroupsPerSm * n_sms) {
-    const long long start = clock64(), wait = blockIdx.x / n_sms * kApart;
+  const unsigned slot = blockIdx.z * kMostSlotsY + blockIdx.y, item = slot * a.n_heads + blockIdx.x;
+  if (item < kWorkgroupsPerSm * n_sms) {
+    const long long start = clock64(), wait = item / n_sms * kApart;
     while (clock64() - start < wait) __nanosleep(200);
   }
   Chunk c;
-  if (!locate(a, blockIdx.x, c)) return;
+  if (!locate(a, slot, static_cast<int>(blockIdx.x), c)) return;
   const int thread = static_cast<int>(threadIdx.x);
   load<B>(a, c, s, thread);
-  compute<B>(a, c, records + blockIdx.x, s, thread, 0, [] {});
+  compute<B>(a, c, records + item, s, thread, 0, [] {});
 }
 
 }  // namespace linnet::ops::sm90::prep

@@ -1,4 +1,4 @@
-// kda_sm90 prep: from gates to the decays that the tree over a warp's 16 tokens joins its nodes with.
+// kda_sm90 prep: from gates to the decays over runs of a block's tokens, as the tree over them takes them.
 #pragma once
 
 #include "ops/linear_attn/linear_attn_sm90_prep_rows.cuh"
@@ -39,98 +39,165 @@ __device__ __forceinline__ float log2_decay(const Gate& g, float z, int channel)
   }
 }
 
-// Decays of four tokens: f16 over nodes of one and two
-struct Decays {
-  Half4 of1[4], of2[2];
-};
+// Rows of decays, f16, that a warp leaves in its places of shared memory, in row i
+//   of z   over tokens 0 to i: the block's prefixes       of k   over tokens i + 1 to 7: its suffixes; row 7: ones
+//   of q   over token i, 1 to 6; in row 0 over 2 and 3, in row 7 over 4 and 5
+//   spare  over tokens 4 to 6; over 1 to 3
+// Rows of prefixes and suffixes from token 4 on, and others that tokens 4 to 7 read, have the halves of their panels exchanged: eight lanes, of
+// tokens i and 4 + i, then hit all banks.
+constexpr uint32_t kPrefixes = kRawZ * kTensorBytes, kSuffixes = kRawK * kTensorBytes, kOthers = kRawQ * kTensorBytes,
+                   kSwap = 64;
+__host__ __device__ constexpr uint32_t spare_row(int warp, int i) { return 3 * kTensorBytes + i * 1024 + warp * 128; }
 
-// The log2 decays of a lane's channels of tokens, where they need not be computed from raw rows: read with their chunk (log_decay), or the
-// same for all channels, that of token l in lane l (gates of a head).
-template <KdaGate kGate>
-struct GivenDecays;
-template <>
-struct GivenDecays<KdaGate::log_decay> {
+// Where a token finds its factor of levels 1, 2 and 4, the prefix or the suffix in its node: bytes from the start of Smem over 16.
+struct FactorPlaces {
+  uint16_t of[kWarps][kBlock][4];
+};
+constexpr FactorPlaces factor_places() {
+  FactorPlaces p = {};
+  for (int warp = 0; warp < kWarps; warp++) {
+    const uint32_t other = kOthers + warp * kTileBytes, suffix = kSuffixes + warp * kTileBytes, ones = suffix + 7 * 128;
+    const uint32_t of[kBlock][3] = {{ones, other + 128, spare_row(warp, 1)},
+                                    {other + 128, ones, other},
+                                    {ones, other + 2 * 128, other + 3 * 128},
+                                    {other + 3 * 128, other, ones + kSwap},
+                                    {ones, other + 5 * 128 + kSwap, other + 4 * 128 + kSwap},
+                                    {other + 5 * 128 + kSwap, ones, other + 7 * 128 + kSwap},
+                                    {ones, other + 6 * 128 + kSwap, spare_row(warp, 0) + kSwap},
+                                    {suffix + 6 * 128 + kSwap, suffix + 5 * 128 + kSwap, suffix + 3 * 128}};
+    for (int token = 0; token < kBlock; token++)
+      for (int level = 0; level < 3; level++) p.of[warp][token][level] = static_cast<uint16_t>(of[token][level] / 16);
+  }
+  return p;
+}
+__constant__ const FactorPlaces kFactorPlaces = factor_places();
+
+// A lane's channels in channel view, f16.
+struct Half4 {
+  uint32_t lo, hi;
+};
+__device__ __forceinline__ Half4 operator*(const Half4& a, const Half4& b) {
+  return {mul_half2(a.lo, b.lo), mul_half2(a.hi, b.hi)};
+}
+__device__ __forceinline__ Half4 pack_half4(const float (&x)[4]) {
+  return {pack_half(x[0], x[1]), pack_half(x[2], x[3])};
+}
+__device__ __forceinline__ void store_half4(uint32_t address, const Half4& x) { store_shared(address, x.lo, x.hi); }
+__device__ __forceinline__ Half4 load_half4(uint32_t address) {
+  const uint2 x = load_shared(address);
+  return {x.x, x.y};
+}
+
+// The decays of a quad of tokens and over its runs: first two tokens, last two, first three, all, last three.
+struct Quad {
+  float of1[4][4], first2[4], last2[4], first3[4], all[4], last3[4];
+};
+// log2_of(token, l): the log2 decays of the lane's channels. Adds to sum_log2 of each channel.
+template <class Log2>
+__device__ __forceinline__ void make_quad(Quad& x, float (&sum_log2)[4], Log2& log2_of, int first) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    if (i % 2 == 0) log2_of.prepare(first + i);
+    float l[4];
+    log2_of(first + i, l);
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+      sum_log2[c] += l[c];
+      x.of1[i][c] = exp2_fast(l[c]);
+    }
+  }
+#pragma unroll
+  for (int c = 0; c < 4; c++) {
+    x.first2[c] = x.of1[0][c] * x.of1[1][c];
+    x.last2[c] = x.of1[2][c] * x.of1[3][c];
+    x.first3[c] = x.first2[c] * x.of1[2][c];
+    x.all[c] = x.first2[c] * x.last2[c];
+    x.last3[c] = x.of1[1][c] * x.last2[c];
+  }
+}
+
+// All those rows. When it is called the places of q and k are free; it uses up the raw z.
+template <class Log2>
+__device__ __forceinline__ void make_factors(float (&sum_log2)[4], Log2& log2_of, const Smem& s, int warp, int lane) {
+  const uint32_t even = channel_rows(s, warp, lane), odd = even ^ kSwap;
+  const uint32_t spare = even + spare_row(warp, 0) - warp * kTileBytes;
+  Quad x;
+  make_quad(x, sum_log2, log2_of, 4);
+  store_half4(odd + kOthers + 4 * 128, pack_half4(x.of1[0]));
+  store_half4(odd + kOthers + 5 * 128, pack_half4(x.of1[1]));
+  store_half4(odd + kOthers + 6 * 128, pack_half4(x.of1[2]));
+  store_half4(odd + kOthers + 7 * 128, pack_half4(x.first2));
+  store_half4(spare ^ kSwap, pack_half4(x.first3));
+  store_half4(even + kSuffixes + 3 * 128, pack_half4(x.all));
+  store_half4(odd + kSuffixes + 4 * 128, pack_half4(x.last3));
+  store_half4(odd + kSuffixes + 5 * 128, pack_half4(x.last2));
+  store_half4(odd + kSuffixes + 6 * 128, pack_half4(x.of1[3]));
+  store_half4(even + kSuffixes + 7 * 128, {0x3c003c00, 0x3c003c00});
+  make_quad(x, sum_log2, log2_of, 0);
+  __syncwarp();  // all lanes have read z
+  const Half4 all = pack_half4(x.all), last = pack_half4(x.of1[3]), last2 = pack_half4(x.last2),
+              last3 = pack_half4(x.last3);
+  store_half4(even + kOthers, last2);
+  store_half4(even + kOthers + 128, pack_half4(x.of1[1]));
+  store_half4(even + kOthers + 2 * 128, pack_half4(x.of1[2]));
+  store_half4(even + kOthers + 3 * 128, last);
+  store_half4(spare + 1024, last3);
+  store_half4(even + kPrefixes, pack_half4(x.of1[0]));
+  store_half4(even + kPrefixes + 128, pack_half4(x.first2));
+  store_half4(even + kPrefixes + 2 * 128, pack_half4(x.first3));
+  store_half4(even + kPrefixes + 3 * 128, all);
+  // What reaches into the other quad; that one's are read again rather than kept.
+  const Half4 later = load_half4(even + kSuffixes + 3 * 128);
+  store_half4(even + kSuffixes, last3 * later);
+  store_half4(even + kSuffixes + 128, last2 * later);
+  store_half4(even + kSuffixes + 2 * 128, last * later);
+  store_half4(odd + kPrefixes + 7 * 128, all * later);
+  store_half4(odd + kPrefixes + 4 * 128, all * load_half4(odd + kOthers + 4 * 128));
+  store_half4(odd + kPrefixes + 5 * 128, all * load_half4(odd + kOthers + 7 * 128));
+  store_half4(odd + kPrefixes + 6 * 128, all * load_half4(spare ^ kSwap));
+}
+
+// Raw gates in shared memory.
+template <KdaGate kGate, class T>
+struct RawDecays {
+  Gate gate;
+  uint32_t rows;  // channel_rows
+  __device__ __forceinline__ void prepare(int) {}
+  __device__ __forceinline__ void operator()(int token, float (&l)[4]) const {
+    const uint2 raw = load_shared((rows ^ (token << 4)) + (kRawZ * kTensorBytes + token * 128));
+    const float2 z0 = unpack<T>(raw.x), z1 = unpack<T>(raw.y);
+    l[0] = log2_decay<kGate>(gate, z0.x, 0), l[1] = log2_decay<kGate>(gate, z0.y, 1);
+    l[2] = log2_decay<kGate>(gate, z1.x, 2), l[3] = log2_decay<kGate>(gate, z1.y, 3);
+  }
+};
+// Log decays given, read with their chunk, two tokens at a time: more would spill.
+struct GivenDecays {
   const float* rows;  // the lane's channels of the warp's first token
   int64_t stride;
   int left;  // tokens
-  float4 z[8];
-  // Eight tokens' loads are under way together; the barrier keeps the compiler from asking for all sixteen, which would spill.
-  __device__ __forceinline__ void prepare(int quad) {
-    if (quad & 1) return;
-    if (quad > 0) __syncwarp();
+  float4 z[2];
+  __device__ __forceinline__ void prepare(int first) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      const int token = 4 * quad + i;
+    for (int i = 0; i < 2; i++) {
       z[i] = float4{};
-      if (token < left) z[i] = load_constant_floats(rows + token * stride);
+      if (first + i < left)
+        asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
+                     : "=f"(z[i].x), "=f"(z[i].y), "=f"(z[i].z), "=f"(z[i].w)
+                     : "l"(rows + (first + i) * stride));
     }
   }
-  __device__ __forceinline__ float4 of(int token) const {
-    const float4& x = z[token & 7];
-    return make_float4(x.x * kLog2e, x.y * kLog2e, x.z * kLog2e, x.w * kLog2e);
+  __device__ __forceinline__ void operator()(int token, float (&l)[4]) const {
+    const float4& x = z[token & 1];
+    l[0] = x.x * kLog2e, l[1] = x.y * kLog2e, l[2] = x.z * kLog2e, l[3] = x.w * kLog2e;
   }
 };
-template <>
-struct GivenDecays<KdaGate::head_softplus> {
+// The same for all channels: that of token l in lane l.
+struct HeadDecays {
   float mine;
   __device__ __forceinline__ void prepare(int) {}
-  __device__ __forceinline__ float4 of(int token) const {
-    const float x = __shfl_sync(~0u, mine, token);
-    return make_float4(x, x, x, x);
+  __device__ __forceinline__ void operator()(int token, float (&l)[4]) const {
+    l[0] = l[1] = l[2] = l[3] = __shfl_sync(~0u, mine, token);
   }
 };
-
-// Of a quad of tokens, e their decays.
-__device__ __forceinline__ void join_decays(Decays& d, float (&total)[4], float (&e)[4][4]) {
-#pragma unroll
-  for (int c = 0; c < 4; c++) {
-    e[0][c] *= e[1][c];
-    e[2][c] *= e[3][c];
-    total[c] = e[0][c] * e[2][c];
-  }
-  d.of2[0] = pack_half4(e[0][0], e[0][1], e[0][2], e[0][3]);
-  d.of2[1] = pack_half4(e[2][0], e[2][1], e[2][2], e[2][3]);
-}
-
-template <KdaGate kGate>
-__device__ __forceinline__ void make_decays(Decays& d, float (&total)[4], GivenDecays<kGate>& given, int quad,
-                                            float (&sum_log2)[4]) {
-  float e[4][4];
-  given.prepare(quad);
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const float4 given_log2 = given.of(4 * quad + i);
-    const float log2[4] = {given_log2.x, given_log2.y, given_log2.z, given_log2.w};
-#pragma unroll
-    for (int c = 0; c < 4; c++) {
-      sum_log2[c] += log2[c];
-      e[i][c] = exp2_fast(log2[c]);
-    }
-    d.of1[i] = pack_half4(e[i][0], e[i][1], e[i][2], e[i][3]);
-  }
-  join_decays(d, total, e);
-}
-
-// z_rows: the lane's channels of the first of the four rows. Adds to sum_log2 of each channel.
-template <KdaGate kGate, class T>
-__device__ __forceinline__ void make_decays(Decays& d, float (&total)[4], const Gate& g, uint32_t z_rows,
-                                            float (&sum_log2)[4]) {
-  float e[4][4];
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const uint2 raw = load_shared(z_rows + row_offset(i));
-#pragma unroll
-    for (int pair = 0; pair < 2; pair++) {
-      const float2 z = unpack<T>(pair ? raw.y : raw.x);
-      const float l0 = log2_decay<kGate>(g, z.x, 2 * pair), l1 = log2_decay<kGate>(g, z.y, 2 * pair + 1);
-      sum_log2[2 * pair] += l0;
-      sum_log2[2 * pair + 1] += l1;
-      e[i][2 * pair] = exp2_fast(l0);
-      e[i][2 * pair + 1] = exp2_fast(l1);
-    }
-    d.of1[i] = pack_half4(e[i][0], e[i][1], e[i][2], e[i][3]);
-  }
-  join_decays(d, total, e);
-}
 
 }  // namespace linnet::ops::sm90::prep

@@ -1,7 +1,7 @@
 // kda_sm90 prep: T = (I + L)^-1 diag(beta) with L = diag(beta) A, A the strict lower triangle of K K^T with decay; T and Q K^T to the record.
 #pragma once
 
-#include "ops/linear_attn/linear_attn_sm90_prep_tree.cuh"
+#include "ops/linear_attn/linear_attn_sm90_prep_blocks.cuh"
 
 namespace linnet::ops::sm90::prep {
 
@@ -17,27 +17,8 @@ __device__ __forceinline__ void write_tiles(char* matrix, int row, int col, cons
     *reinterpret_cast<uint32_t*>(to + 8 * 128) = pack_half(d[i][2], d[i][3]);
   }
 }
-template <int n>
-__device__ __forceinline__ void store_tiles(uint32_t matrix, int row, int col, const float (&d)[n][4], int lane) {
-  const uint32_t at = matrix + (row + (lane >> 2)) * kMatrixStride + (col + (lane & 3) * 2) * 2;
-#pragma unroll
-  for (int i = 0; i < n; i++) {
-    store_shared(at + i * 16, pack_half(d[i][0], d[i][1]));
-    store_shared(at + i * 16 + 8 * kMatrixStride, pack_half(d[i][2], d[i][3]));
-  }
-}
 
-// Where the outer levels' tiles belong: rows of K to s.solve, rows of Q to the record.
-__device__ __forceinline__ void scatter(const Grams& grams, Record* record, Smem& s, int warp, int lane) {
-  const uint32_t solve = smem_address(s.solve);
-  const int pair = warp >> 1, block = 2 + (warp & 1);
-  if (warp & 1) write_tiles(record->attend, 32 * pair + 16, 32 * pair, grams.level16, lane);
-  else store_tiles(solve, 32 * pair + 16, 32 * pair, grams.level16, lane);
-  if (warp & 2) write_tiles(record->attend, 16 * block, 0, grams.level32, lane);
-  else store_tiles(solve, 16 * block, 0, grams.level32, lane);
-}
-
-// Addresses inside the f16 matrix for ldmatrix: left operand, and right operand (transposed on load).
+// Address inside the f16 matrix for ldmatrix: left operand; right operand (transposed on load).
 __device__ __forceinline__ uint32_t left(uint32_t m, int row, int col, int lane) {
   return m + (row + (lane & 15)) * kMatrixStride + (col + (lane >> 4) * 8) * 2;
 }
@@ -45,12 +26,13 @@ __device__ __forceinline__ void mma_f16_k8(float (&d)[4], uint32_t a, uint32_t b
   mma_k8<__half>(d, a, 0, b);
 }
 
-// The diagonal block of 16 of T: two blocks of 8, a column a lane, then joined. It and the block of Q K^T go to the record.
-__device__ __forceinline__ void invert_diagonal(Record* record, Smem& s, int warp, int lane) {
+// The diagonal block of 16 of T that joins a pair of blocks: each inverted, a column a lane, then joined, by the warp that has multiplied them.
+// It and the block of Q K^T go to the record.
+__device__ __forceinline__ void invert_pair(Record* record, Smem& s, int pair, int lane) {
   const int block = lane >> 3 & 1, column = lane & 7;
-  const float* const lower = s.lower[warp][block];
-  const float4 beta_low = *reinterpret_cast<const float4*>(&s.beta[16 * warp + 8 * block]),
-               beta_high = *reinterpret_cast<const float4*>(&s.beta[16 * warp + 8 * block + 4]);
+  const float* const lower = s.lower[2 * pair + block];
+  const float4 beta_low = *reinterpret_cast<const float4*>(&s.beta[16 * pair + 8 * block]),
+               beta_high = *reinterpret_cast<const float4*>(&s.beta[16 * pair + 8 * block + 4]);
   const float beta[8] = {beta_low.x,  beta_low.y,  beta_low.z,  beta_low.w,
                          beta_high.x, beta_high.y, beta_high.z, beta_high.w};
   float x[8];  // x_i = beta_i ((i == column) - sum A_ij x_j)
@@ -61,7 +43,7 @@ __device__ __forceinline__ void invert_diagonal(Record* record, Smem& s, int war
     x[j] *= beta[j];
 #pragma unroll
     for (int i4 = (j + 1) / 4; i4 < 2; i4++) {
-      const float4 l = *reinterpret_cast<const float4*>(lower + j * kLowerStride + 4 * i4);
+      const float4 l = *reinterpret_cast<const float4*>(lower + j * kEntryStride + 4 * i4);
       const float lv[4] = {l.x, l.y, l.z, l.w};
 #pragma unroll
       for (int r = 0; r < 4; r++)
@@ -69,7 +51,7 @@ __device__ __forceinline__ void invert_diagonal(Record* record, Smem& s, int war
     }
   }
   // Lanes 0-15 the blocks (0, 0) and (1, 1), lanes 24-31 the zeros of (0, 1).
-  const uint32_t solve = smem_address(s.solve) + 16 * warp * (kMatrixStride + 2);
+  const uint32_t solve = smem_address(s.solve) + 16 * pair * (kMatrixStride + 2);
   if (lane < 16 || lane >= 24) {
     const uint32_t to = solve + (lane < 16 ? block * 8 * kMatrixStride : 0) + (lane & 15) * 2;
 #pragma unroll
@@ -87,64 +69,50 @@ __device__ __forceinline__ void invert_diagonal(Record* record, Smem& s, int war
   store_shared(solve + (8 + (lane >> 2)) * kMatrixStride + (lane & 3) * 4, pack_half(z[0], z[1]));
   __syncwarp();
   const int row = lane >> 1, piece = lane & 1;
-  const int offset = (16 * warp + row) * 128 + (((2 * warp + piece) ^ (row & 7)) << 4);
+  const int offset = (16 * pair + row) * 128 + (((2 * pair + piece) ^ (row & 7)) << 4);
   *reinterpret_cast<uint4*>(record->solve + offset) =
-      *reinterpret_cast<const uint4*>(s.solve + (16 * warp + row) * kMatrixStride + 32 * warp + piece * 16);
-  *reinterpret_cast<uint4*>(record->attend + offset) =
-      *reinterpret_cast<const uint4*>(s.attend[warp] + row * kAttendStride + piece * 16);
+      *reinterpret_cast<const uint4*>(s.solve + (16 * pair + row) * kMatrixStride + 32 * pair + piece * 16);
+  if (row < 8 || piece) {  // the other product is in the record
+    const float4* const from =
+        reinterpret_cast<const float4*>(s.attend[2 * pair + (row >> 3)] + (row & 7) * kEntryStride);
+    const float4 low = from[0], high = from[1];
+    const float x[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    const int n = row >> 3 == piece ? (row & 7) + 1 : 0;  // entries up to the diagonal
+    uint32_t h[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) h[i] = pack_half(2 * i < n ? x[2 * i] : 0.f, 2 * i + 1 < n ? x[2 * i + 1] : 0.f);
+    *reinterpret_cast<uint4*>(record->attend + offset) = make_uint4(h[0], h[1], h[2], h[3]);
+  }
 }
 
-// T21 of pair `warp`, level 16.
-__device__ __forceinline__ void join16(Record* record, Smem& s, int warp, int lane) {
+// The rows of T left of the diagonal block of 16 rows `block`, from right to left: T_ij = -(sum over j < l <= i of T_il A_lj) T_jj. They need
+// nothing of T but the diagonal blocks.
+__device__ __forceinline__ void join_row(Record* record, const Smem& s, int block, int lane) {
   const uint32_t m = smem_address(s.solve);
-  const int r0 = 32 * warp + 16, c0 = 32 * warp;
-  uint32_t a[4], b[4];
-  float y[2][4] = {}, z[2][4] = {};
-  ldmatrix(a, left(m, r0, r0, lane));
-  ldmatrix_transposed(b, left(m, r0, c0, lane));
-  mma_f16(y[0], a, b[0], b[1]);
-  mma_f16(y[1], a, b[2], b[3]);
-  ldmatrix_transposed(b, left(m, c0, c0, lane));
-  const uint32_t ya[4] = {pack_half(-y[0][0], -y[0][1]), pack_half(-y[0][2], -y[0][3]), pack_half(-y[1][0], -y[1][1]),
-                          pack_half(-y[1][2], -y[1][3])};
-  mma_f16(z[0], ya, b[0], b[1]);
-  mma_f16(z[1], ya, b[2], b[3]);
-  __syncwarp();
-  store_tiles(m, r0, c0, z, lane);
-  write_tiles(record->solve, r0, c0, z, lane);
-}
-
-// 16 x 16 of T21, level 32: rows 32 + 16 (warp & 1), columns 16 (warp >> 1).
-__device__ __forceinline__ void join32(Record* record, const Smem& s, int warp, int lane) {
-  const uint32_t m = smem_address(s.solve);
-  const int r0 = 32 + 16 * (warp & 1), c0 = 16 * (warp >> 1);
-  float y[4][4] = {}, z[2][4] = {};
+  uint32_t t[3][4];  // T_il of l = i, i - 1, i - 2
+  ldmatrix(t[0], left(m, 16 * block, 16 * block, lane));
 #pragma unroll
-  for (int kk = 0; kk < 2; kk++) {
-    if (kk <= (warp & 1)) {
-      uint32_t a[4], b[4];
-      ldmatrix(a, left(m, r0, 32 + 16 * kk, lane));
+  for (int step = 1; step < 4; step++) {
+    if (step > block) return;
+    const int column = 16 * (block - step);
+    float y[2][4] = {}, z[2][4] = {};
+    uint32_t b[4];
 #pragma unroll
-      for (int n = 0; n < 2; n++) {
-        ldmatrix_transposed(b, left(m, 32 + 16 * kk, 16 * n, lane));
-        mma_f16(y[2 * n], a, b[0], b[1]);
-        mma_f16(y[2 * n + 1], a, b[2], b[3]);
-      }
+    for (int l = 0; l < step; l++) {
+      ldmatrix_transposed(b, left(m, 16 * (block - l), column, lane));
+      mma_f16(y[0], t[l], b[0], b[1]);
+      mma_f16(y[1], t[l], b[2], b[3]);
     }
+    const uint32_t sum[4] = {pack_half(-y[0][0], -y[0][1]), pack_half(-y[0][2], -y[0][3]),
+                             pack_half(-y[1][0], -y[1][1]), pack_half(-y[1][2], -y[1][3])};
+    ldmatrix_transposed(b, left(m, column, column, lane));
+    mma_f16(z[0], sum, b[0], b[1]);
+    mma_f16(z[1], sum, b[2], b[3]);
+    write_tiles(record->solve, 16 * block, column, z, lane);
+    if (step == 3) return;
+    t[step][0] = pack_half(z[0][0], z[0][1]), t[step][1] = pack_half(z[0][2], z[0][3]);
+    t[step][2] = pack_half(z[1][0], z[1][1]), t[step][3] = pack_half(z[1][2], z[1][3]);
   }
-#pragma unroll
-  for (int kk = 0; kk < 2; kk++) {
-    if (kk >= (warp >> 1)) {
-      const float(*yk)[4] = y + 2 * kk;
-      const uint32_t a[4] = {pack_half(-yk[0][0], -yk[0][1]), pack_half(-yk[0][2], -yk[0][3]),
-                             pack_half(-yk[1][0], -yk[1][1]), pack_half(-yk[1][2], -yk[1][3])};
-      uint32_t b[4];
-      ldmatrix_transposed(b, left(m, 16 * kk, c0, lane));
-      mma_f16(z[0], a, b[0], b[1]);
-      mma_f16(z[1], a, b[2], b[3]);
-    }
-  }
-  write_tiles(record->solve, r0, c0, z, lane);
 }
 
 // Zeros above the diagonal blocks of 16 of a matrix of the record, by one warp.

@@ -5,12 +5,13 @@
 
 namespace linnet::ops::sm90::prep {
 
-constexpr int kThreads = 128;    // a workgroup
-constexpr int kRowStride = 272;  // bytes: 128 16-bit channels and 16, so that 8 rows of one 16-byte piece hit all banks
-constexpr int kWarpRows = 48;    // rows of shared memory that a warp owns
-constexpr int kMatrixStride = 144;  // bytes: 64 f16 and 16, likewise
-constexpr int kAttendStride = 48;   // bytes: 16 f16 and 16
-constexpr int kLowerStride = 12;    // f32
+constexpr int kWarps = 8, kThreads = kWarps * 32;  // a workgroup
+constexpr int kBlock = 8;                          // tokens of a warp
+constexpr int kTensorBytes = 2 * kPanelBytes;      // a chunk's rows of one tensor
+constexpr int kTileBytes = kBlock * 128;           // a warp's part of a panel
+constexpr int kMatrixStride = 144;  // bytes: 64 f16 and 16, so that 8 rows of one 16-byte piece hit all banks
+constexpr int kEntryStride = 12;    // f32
+constexpr int kRanges = kWarps * (kWarps + 1) / 2;  // of neighbouring blocks
 
 // Up to kChunk tokens of one head.
 struct Chunk {
@@ -19,22 +20,32 @@ struct Chunk {
   int n_valid;
 };
 
-struct Smem {
-  // Per warp: raw z, q and k of its 16 tokens; then operands of two levels of the tree, 24 rows each; then the outer levels' operands.
-  char rows[4][kWarpRows * kRowStride];
-  char solve[kChunk * kMatrixStride];   // f16: K K^T with decay, replaced block by block by (I + L)^-1 diag(beta)
-  char attend[4][16 * kAttendStride];   // f16: diagonal blocks of Q K^T with decay
-  float lower[4][2][8 * kLowerStride];  // K K^T with decay in blocks of 8 tokens, [column][row], below the diagonal
-  float total[4][kDim];                 // decay over a warp's 16 tokens
-  float total_log2[4][kDim];
-  float2 norm[4][16];  // of q and k, inverse
+enum Tensor { kRawZ, kRawQ, kRawK };
+
+// Rows lie as in a record: panels of 64 channels, 128 bytes a row, the 16-byte pieces of row r permuted by piece ^ (r & 7), which is also how
+// a tensor copy with 128-byte swizzle would put them. A warp owns rows 8w..8w+7 of each panel of each tensor: 24 rows of 256 bytes.
+struct alignas(1024) Smem {
+  // Raw z, q and k; then rows of decays (make_factors); then the block's K, Q with prefixes and K with suffixes.
+  char rows[3 * kTensorBytes];
+  // In solve and, 8 KB on, to the start of lower there are two more rows of decays of each warp before.
+  char solve[kChunk * kMatrixStride];  // f16: K K^T with decay, replaced block by block by (I + L)^-1 diag(beta)
+  float lower[kWarps][kBlock * kEntryStride];  // K K^T with decay inside the blocks, [column][row], below the diagonal
+  uint32_t between[kRanges][kDim / 2];         // f16: decay over blocks i to j, in row range(i, j)
+  union {
+    float log2_total[kWarps][kDim];               // decay over a block
+    float attend[kWarps][kBlock * kEntryStride];  // then: Q K^T with decay inside the blocks, [row][column]
+  };
+  float2 norm[kWarps][kBlock];     // of q and k, inverse
+  float diagonal[kWarps][kBlock];  // of Q K^T
   float beta[kChunk];
 };
-
-__device__ __forceinline__ uint32_t row_offset(int row) { return row * kRowStride; }
+static_assert(sizeof(Smem) == 75776 && offsetof(Smem, solve) == 3 * kTensorBytes &&
+              kPanelBytes + 2 * kTileBytes <= sizeof(Smem::solve) + sizeof(Smem::lower));
 
 // All threads of the workgroup that owns this hardware barrier.
-__device__ __forceinline__ void workgroup_sync(int barrier) { sync_threads(barrier, kThreads); }
+__device__ __forceinline__ void workgroup_sync(int barrier) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(kThreads) : "memory");
+}
 
 // The same number, of which the compiler knows nothing: what is derived from it is not kept in registers from elsewhere.
 __device__ __forceinline__ int forget(int x) {
@@ -42,25 +53,42 @@ __device__ __forceinline__ int forget(int x) {
   return x;
 }
 
-__device__ __forceinline__ void store_half(void* to, float x) { *static_cast<__half*>(to) = __float2half_rn(x); }
+__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x, uint32_t y) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(x), "r"(y) : "memory");
+}
+__device__ __forceinline__ void store_shared(uint32_t address, const uint32_t (&x)[4]) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+               : "memory");
+}
+__device__ __forceinline__ uint2 load_shared(uint32_t address) {
+  uint2 x;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(address) : "memory");
+  return x;
+}
+__device__ __forceinline__ void load_shared(uint32_t (&x)[4], uint32_t address) {
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(address)
+               : "memory");
+}
 
-// A lane's channels 4l..4l+3 as f16. The two pairs go to different halves of a row of operands, as they go to different panels of the
-// record: as neighbours they would be stored by one instruction, for which the compiler copies them.
-struct alignas(8) Half4 {
-  uint32_t lo, hi;
-};
-__device__ __forceinline__ Half4 pack_half4(float a, float b, float c, float d) {
-  return {pack_half(a, b), pack_half(c, d)};
+// Two lanes' views of a row of 128 channels. Channel view: a lane has channels 4l..4l+3 of all of the warp's tokens; decays are made in it.
+// Token view: lanes 4g..4g+3 have token token_of(lane), lane t of them pieces t, t + 4, t + 8, t + 12: so lie operands of matrix
+// instructions in registers. The permutation of tokens lets eight lanes hit all banks.
+__device__ __forceinline__ uint32_t channel_rows(const Smem& s, int warp, int lane) {
+  return smem_address(s.rows) + warp * kTileBytes + (lane >> 4) * kPanelBytes + (lane & 15) * 8;
 }
-__device__ __forceinline__ Half4 operator*(const Half4& a, const Half4& b) {
-  return {mul_half2(a.lo, b.lo), mul_half2(a.hi, b.hi)};
+__device__ __forceinline__ int token_of(int lane) { return lane >> 3 | (lane & 4); }
+__device__ __forceinline__ uint32_t in_token_row(int lane) {  // of the first piece
+  const int token = token_of(lane);
+  return token * 128 + (((lane & 3) ^ token) << 4);
 }
-__device__ __forceinline__ uint32_t operand_address(const Smem& s, int warp, int lane) {
-  return smem_address(s.rows[warp]) + lane * 4;
-}
-__device__ __forceinline__ void store_operand(uint32_t address, const Half4& x) {
-  store_shared(address, x.lo);
-  store_shared(address + 128, x.hi);
+// The address of piece t + 4 j from that of piece t.
+__device__ __forceinline__ uint32_t piece_of(uint32_t first, int j) {
+  return (first ^ (j & 1) * 64) + (j >> 1) * kPanelBytes;
 }
 
 }  // namespace linnet::ops::sm90::prep

@@ -15,10 +15,9 @@ struct StateView {
   char* at;
   int key_bytes, value_bytes;
   bool is_bf16;
-  // Of register i of the accumulator (see load_state): key channel 16 j + 2 panel + i & 1 of the thread's first, value column 0 or 8.
+  // Of register i of the accumulator (see load_state): key channel 8 (i / 4) + i & 1 of the thread's first, value column 0 or 8.
   __device__ __forceinline__ char* element(int i) const {
-    const int j = (i >> 2) & 7, panel = i >> 5;
-    return at + (16 * j + 2 * panel + (i & 1)) * key_bytes + 8 * ((i >> 1) & 1) * value_bytes;
+    return at + (8 * (i >> 2) + (i & 1)) * key_bytes + 8 * ((i >> 1) & 1) * value_bytes;
   }
 };
 
