@@ -69,7 +69,7 @@ __device__ __forceinline__ Settled load_settled(const KdaDecodeSm90& a, int slot
 template <int kD>
 __device__ __forceinline__ void prefetch_windows(const KdaDecodeSm90& a, int slot, int channel) {
 #pragma unroll
-  for (int i = 0; i < 3; i++) asm volatile("prefetch.global.L2 [%0];" ::"l"(window_of<kD>(a, slot, i, channel)));
+  for (int i = 0; i < 3; i++) prefetch_line(window_of<kD>(a, slot, i, channel));
 }
 
 // What the projections bring, of the thread's channel.
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(B::kThreads, B::kMost)
     decode_kernel(const __grid_constant__ KdaDecodeSm90 a, unsigned n_places) {
   using T = typename B::State;
   constexpr int kD = B::kWidth;
-  extern __shared__ __align__(128) char smem_bytes[];
+  LINNET_DYNAMIC_SHARED(smem_bytes, 128);
   auto& s = *reinterpret_cast<DecodeSmem<typename B::S>*>(smem_bytes);
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, row0 = warp * kDecodeRows;
   const int sequence = blockIdx.x / a.n_heads, head = blockIdx.x % a.n_heads, channel = head * kD + tid;
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(B::kThreads, B::kMost)
   if (lane == 0) {
     bulk_prefetch(state, B::kRowBytes);
     barrier_init(full, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    fence_barrier_init();
     if (B::kSettled) load_state();
     if (B::kSettled && blockIdx.x < B::kAhead && n_places && blockIdx.x + n_places < gridDim.x)
       ahead = rows_of<B>(static_cast<T*>(a.state), a.slot, a.n_heads, blockIdx.x + n_places, warp);

@@ -15,15 +15,6 @@ constexpr int kWorkgroups = 3, kPrepareThreads = kWorkgroups * prep::kThreads + 
 constexpr int kPrepBytes = sizeof(prep::Smem);
 constexpr int kPrepareSmemBytes = kWorkgroups * kPrepBytes;
 
-template <int n>
-__device__ __forceinline__ void take_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n));
-}
-template <int n>
-__device__ __forceinline__ void give_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));
-}
-
 // Shared by all roles. What a preparer reads again after a chunk need not stay in its registers.
 struct Plan {
   Lanes lanes;
@@ -51,7 +42,7 @@ __device__ __forceinline__ void make_lanes(const KdaPrefillSm90& a, int n_slots,
 __device__ __forceinline__ void begin_scan(uint32_t smem) {
   if (threadIdx.x == 0) {
     init_scan_barriers(smem);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    fence_barrier_init();
   }
   __syncthreads();
 }
@@ -83,7 +74,7 @@ __device__ __forceinline__ void run_scan(const KdaPrefillSm90& a, const Workspac
 template <class B>
 __device__ __forceinline__ void run_prep(const KdaPrefillSm90& a, const Workspace& w, const Lanes& lanes,
                                          char* smem_bytes) {
-  __shared__ Desk desks[kWorkgroups];
+  LINNET_SHARED(desks, Desk[kWorkgroups]);
   if (threadIdx.x < kWorkgroups) init_desk(desks[threadIdx.x]);
   __syncthreads();
   const int workgroup =
@@ -99,17 +90,18 @@ __device__ __forceinline__ void run_prep(const KdaPrefillSm90& a, const Workspac
 // Grids. n_wanted: of lanes.
 template <class B>
 __device__ __forceinline__ void prepare_beside(const KdaPrefillSm90& a, const Workspace& w, int n_slots, int n_wanted) {
-  extern __shared__ __align__(1024) char smem_bytes[];
-  __shared__ Plan plan;
+  LINNET_DYNAMIC_SHARED(smem_bytes, 1024);
+  LINNET_SHARED(plan, Plan);
   launch_dependents();
   make_lanes(a, n_slots, n_wanted, plan);
   run_prep<B>(a, w, plan.lanes, smem_bytes);
 }
 template <class T, class Scan>
 __device__ __forceinline__ void scan_lanes(const KdaPrefillSm90& a, const Workspace& w, int n_slots, int n_wanted) {
-  extern __shared__ __align__(1024) char smem_bytes[];
-  __shared__ Plan plan;
+  LINNET_DYNAMIC_SHARED(smem_bytes, 1024);
+  LINNET_SHARED(plan, Plan);
   make_lanes(a, n_slots, n_wanted, plan);
   if (static_cast<int>(blockIdx.x) < plan.lanes.n_lanes) run_scan<T, Scan>(a, w, plan.lanes, smem_address(smem_bytes));
 }
+
 }  // namespace linnet::ops::sm90

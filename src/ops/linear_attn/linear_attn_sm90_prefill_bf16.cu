@@ -10,7 +10,7 @@ namespace {
 template <class B>
 __global__ void __launch_bounds__(prep::kThreads, prep::kWorkgroupsPerSm)
     prep_kernel(const __grid_constant__ KdaPrefillSm90 a, Record* records, unsigned n_sms) {
-  extern __shared__ __align__(1024) char prep_bytes[];
+  LINNET_DYNAMIC_SHARED(prep_bytes, 1024);
   prep::prepare_one<B>(a, records, n_sms, *reinterpret_cast<prep::Smem*>(prep_bytes));
 }
 

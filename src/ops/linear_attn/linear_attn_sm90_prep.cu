@@ -11,7 +11,7 @@ namespace {
 template <class B>
 __global__ void __launch_bounds__(prep::kThreads, prep::kWorkgroupsPerSm)
     prep_kernel(const __grid_constant__ KdaPrefillSm90 a, Record* records, unsigned n_sms) {
-  extern __shared__ __align__(1024) char smem_bytes[];
+  LINNET_DYNAMIC_SHARED(smem_bytes, 1024);
   prep::prepare_one<B>(a, records, n_sms, *reinterpret_cast<prep::Smem*>(smem_bytes));
 }
 
@@ -34,8 +34,7 @@ cudaError_t launch_prep(const KdaPrefillSm90& args, Record* records, int64_t n_s
   const bool apart = n_slots * a.n_heads >= prep::kWavesApart * prep::kWorkgroupsPerSm * n_sms;
   const dim3 grid(a.n_heads, static_cast<unsigned>(std::min<int64_t>(n_slots, prep::kMostSlotsY)),
                   static_cast<unsigned>((n_slots + prep::kMostSlotsY - 1) / prep::kMostSlotsY));
-  kernel<<<grid, prep::kThreads, sizeof(prep::Smem), stream>>>(a, records, apart ? n_sms : 0);
-  return cudaGetLastError();
+  return launch_grid(kernel, grid, prep::kThreads, sizeof(prep::Smem), stream, a, records, apart ? n_sms : 0);
 }
 
 }  // namespace linnet::ops::sm90

@@ -180,10 +180,7 @@ struct GivenDecays {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       z[i] = float4{};
-      if (first + i < left)
-        asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
-                     : "=f"(z[i].x), "=f"(z[i].y), "=f"(z[i].z), "=f"(z[i].w)
-                     : "l"(rows + (first + i) * stride));
+      if (first + i < left) z[i] = load_constant_floats(rows + (first + i) * stride);
     }
   }
   __device__ __forceinline__ void operator()(int token, float (&l)[4]) const {

@@ -59,21 +59,20 @@ __device__ __forceinline__ void load(const KdaPrefillSm90& a, const Chunk& c, Sm
   const int64_t qk_stride = B::kPlain ? a.token_stride : a.qk_stride;
   copy(kRawQ, a.q, qk_stride, qk_head);
   copy(kRawK, a.k, qk_stride, qk_head);
-  asm volatile("cp.async.commit_group;" ::: "memory");
+  commit_copies();
   if constexpr (B::kRawRows) {
     copy(kRawZ, a.z, B::kPlain ? a.token_stride : a.z_stride, c.head);
   } else if constexpr (B::kGate == KdaGate::log_decay) {  // no room for f32: compute reads them itself, from the L2
     const int row = kBlock * warp + (lane >> 2), line = lane & 3;
     if (row < c.n_valid)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const float*>(a.z) + (c.token + row) * a.z_stride +
-                                                    c.head * kDim + line * 32));
+      prefetch_line(static_cast<const float*>(a.z) + (c.token + row) * a.z_stride + c.head * kDim + line * 32);
   }
-  asm volatile("cp.async.commit_group;" ::: "memory");
+  commit_copies();
 }
 // Waits for the warp's rows: of q and k (1), of z (0).
 template <int kPending>
 __device__ __forceinline__ void wait_for_load() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+  wait_copies<kPending>();
   __syncwarp();
 }
 // Beyond the sequence: no decay.
@@ -89,14 +88,8 @@ __device__ __forceinline__ void clear_beyond(const Chunk& c, Smem& s, int warp, 
 
 template <class T>
 __device__ __forceinline__ void mma_k8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
-  if constexpr (std::is_same_v<T, __half>)
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a0), "r"(a1), "r"(b));
-  else
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a0), "r"(a1), "r"(b));
+  if constexpr (std::is_same_v<T, __half>) mma_k8<__half>(d, a0, a1, b);
+  else mma_k8<__nv_bfloat16>(d, a0, a1, b);
 }
 
 // Sums of squares and q . k are diagonals of products of the raw rows: to s.norm, and of the normalised rows to s.diagonal.
@@ -119,7 +112,7 @@ __device__ __forceinline__ void norms(Smem& s, [[maybe_unused]] bool normalize, 
   }
   const auto inverse = [](float x) {
     float y;
-    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x + kL2Eps));
+    y = rsqrt_fast(x + kL2Eps);
     return y;
   };
   const bool odd = lane & 4;

@@ -43,9 +43,7 @@ static_assert(sizeof(Smem) == 75776 && offsetof(Smem, solve) == 3 * kTensorBytes
               kPanelBytes + 2 * kTileBytes <= sizeof(Smem::solve) + sizeof(Smem::lower));
 
 // All threads of the workgroup that owns this hardware barrier.
-__device__ __forceinline__ void workgroup_sync(int barrier) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(kThreads) : "memory");
-}
+__device__ __forceinline__ void workgroup_sync(int barrier) { sync_threads(barrier, kThreads); }
 
 // The same number, of which the compiler knows nothing: what is derived from it is not kept in registers from elsewhere.
 __device__ __forceinline__ int forget(int x) {
@@ -53,27 +51,15 @@ __device__ __forceinline__ int forget(int x) {
   return x;
 }
 
-__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
-}
-__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x, uint32_t y) {
-  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(x), "r"(y) : "memory");
-}
-__device__ __forceinline__ void store_shared(uint32_t address, const uint32_t (&x)[4]) {
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
-               : "memory");
-}
+__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x) { store_shared(address, x); }
+__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x, uint32_t y) { store_shared(address, x, y); }
+__device__ __forceinline__ void store_shared(uint32_t address, const uint32_t (&x)[4]) { store_shared(address, x); }
 __device__ __forceinline__ uint2 load_shared(uint32_t address) {
   uint2 x;
-  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(address) : "memory");
+  x = load_shared(address);
   return x;
 }
-__device__ __forceinline__ void load_shared(uint32_t (&x)[4], uint32_t address) {
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(address)
-               : "memory");
-}
+__device__ __forceinline__ void load_shared(uint32_t (&x)[4], uint32_t address) { load_shared(x, address); }
 
 // Two lanes' views of a row of 128 channels. Channel view: a lane has channels 4l..4l+3 of all of the warp's tokens; decays are made in it.
 // Token view: lanes 4g..4g+3 have token token_of(lane), lane t of them pieces t, t + 4, t + 8, t + 12: so lie operands of matrix

@@ -48,10 +48,7 @@ __device__ __forceinline__ void multiply(uint32_t (&y)[4], const uint32_t* a, co
 #pragma unroll
   for (int w = 0; w < 4; w++) y[w] = mul_half2(a[w], b[w]);
 }
-__device__ __forceinline__ void store_global(char* to, const uint32_t (&x)[4]) {
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
-               : "memory");
-}
+__device__ __forceinline__ void store_global(char* to, const uint32_t (&x)[4]) { store_global(to, x); }
 
 // The block's operands, K and Q with their prefixes, K with its suffix, take the places of z, q and k; times the decays over the chunk's other
 // blocks (rows of f16, before and after) they are the record's rows.

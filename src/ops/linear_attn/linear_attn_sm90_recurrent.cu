@@ -286,8 +286,8 @@ __device__ __forceinline__ float step(const KdaRecurrentSm90& a, const Place& p,
 template <int kWidth, bool kVFirst, class T>
 __global__ void __launch_bounds__(kThreads) recurrent_kernel(const __grid_constant__ KdaRecurrentSm90 a) {
   using S = Shape<kWidth>;
-  __shared__ Shared<kWidth> shared[2];
-  __shared__ std::conditional_t<kVFirst, char, Tile<kWidth>> tile_bytes;
+  LINNET_SHARED(shared, Shared<kWidth>[2]);
+  LINNET_SHARED(tile_bytes, std::conditional_t<kVFirst, char, Tile<kWidth>>);
   auto& tile = reinterpret_cast<Tile<kWidth>&>(tile_bytes);
   const Place p = place_of<kWidth>(a);
   const auto [begin, end] = span_of(a, p.sequence);
@@ -329,8 +329,7 @@ cudaError_t launch(const KdaRecurrentSm90& a, cudaStream_t stream) {
       static_cast<int64_t>(a.n_sequences) * a.n_heads * ((a.v_dim + kColumnsOfCta - 1) / kColumnsOfCta);
   if (n_ctas > 0x7fffffff) return cudaErrorInvalidValue;
   const auto kernel = a.state_v_first ? recurrent_kernel<kWidth, true, T> : recurrent_kernel<kWidth, false, T>;
-  kernel<<<static_cast<unsigned>(n_ctas), kThreads, 0, stream>>>(a);
-  return cudaGetLastError();
+  return launch_grid(kernel, static_cast<unsigned>(n_ctas), kThreads, 0, stream, a);
 }
 template <int kWidth>
 cudaError_t launch(const KdaRecurrentSm90& a, cudaStream_t stream) {

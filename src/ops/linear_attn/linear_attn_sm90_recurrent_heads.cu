@@ -93,11 +93,11 @@ __device__ __forceinline__ void ask_for(const KdaRecurrentSm90& a, int head, int
     copy16(smem_address(s.steps.raw[slot][row]) + piece * 16,
            static_cast<const char*>(from) + (row < 2 ? rows.qk : rows.own) * bytes + piece * 16, 16);
 }
-__device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void end_of_copies() { commit_copies(); }
 // Of all groups of the thread's copies but the kPending latest.
 template <int kPending>
 __device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+  wait_copies<kPending>();
 }
 
 // One token's inputs, of the thread's channel and value column, as they come.
@@ -238,14 +238,14 @@ template <class H>
 __global__ void __launch_bounds__(H::kThreads, H::kMost)
     recurrent_heads_kernel(const __grid_constant__ KdaRecurrentSm90 a) {
   using T = typename H::Element;
-  extern __shared__ __align__(128) char smem_bytes[];
+  LINNET_DYNAMIC_SHARED(smem_bytes, 128);
   HeadSmem<H>& s = *reinterpret_cast<HeadSmem<H>*>(smem_bytes);
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, first = warp * kRows * H::kWidth;
   const int sequence = blockIdx.x / a.n_heads, head = blockIdx.x % a.n_heads;
   const uint32_t full = smem_address(&s.full[warp]);
   if (lane == 0) {
     barrier_init(full, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    fence_barrier_init();
     if (!a.slots && a.state_in)
       bulk_prefetch(state_of_sequence(static_cast<const T*>(a.state_in), a, sequence, head) + first, H::kRowBytes);
   }

@@ -194,7 +194,7 @@ template <class B>
 __global__ void __launch_bounds__(B::kThreads, B::kMost) verify_kernel(const __grid_constant__ KdaVerifySm90 a) {
   using T = typename B::State;
   constexpr int kD = B::kWidth;
-  __shared__ VerifySmem<B> s;
+  LINNET_SHARED(s, VerifySmem<B>);
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
   const int sequence = blockIdx.x / a.n_heads, head = blockIdx.x % a.n_heads;
   const int slot = a.slot[sequence];
@@ -203,8 +203,7 @@ __global__ void __launch_bounds__(B::kThreads, B::kMost) verify_kernel(const __g
   if (lane == 0) bulk_prefetch(state, B::kRowBytes);
 #pragma unroll
   for (int i = 0; i < 3; i++)
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const __nv_bfloat16*>(a.conv_state) +
-                                                  window_at<kD>(a.n_heads, slot, i, head * kD + tid)));
+    prefetch_line(static_cast<const __nv_bfloat16*>(a.conv_state) + window_at<kD>(a.n_heads, slot, i, head * kD + tid));
   wait_for_dependency();
   launch_dependents();
   take_tokens<B>(a, sequence, head, slot, s,
@@ -293,7 +292,7 @@ template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kMost) commit_kernel(const __grid_constant__ KdaCommitSm90 a) {
   using T = typename S::State;
   constexpr int kD = S::kWidth;
-  extern __shared__ __align__(128) char smem_bytes[];
+  LINNET_DYNAMIC_SHARED(smem_bytes, 128);
   auto& s = *reinterpret_cast<CommitSmem<S>*>(smem_bytes);
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, row0 = warp * kDecodeRows;
   const int sequence = blockIdx.x / a.n_heads, head = blockIdx.x % a.n_heads;
@@ -305,7 +304,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost) commit_kernel(const __g
   if (lane == 0) {
     bulk_prefetch(state, S::kRowBytes);
     barrier_init(full, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    fence_barrier_init();
     barrier_expect(full, S::kRowBytes);
     bulk_load(smem_address(s.state[row0]), state, S::kRowBytes, full);
   }
