@@ -1,6 +1,6 @@
 """Linnet's KDA operators against FLA's on the same inputs in the same run: errors against the definition in double, and times.
 
-    compare_fla.py [--accuracy] [--prefill] [--decode] [--only SHAPE] [--without fla|linnet] [--records FILE]
+    compare_fla.py [--accuracy] [--prefill] [--decode] [--short] [--gdn] [--only SHAPE] [--without fla|linnet] [--records FILE]
 
 Times are medians: of single calls between events ("eager"), and of calls replayed as one graph ("graph"), over inputs that together
 exceed the L2 twice. The floor is compulsory bytes over the bandwidth of a copy measured here; the first column is floor / time. Triton tunes
@@ -8,6 +8,7 @@ FLA's kernels for 32 heads, the other numbers of heads use what was chosen there
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -95,13 +96,14 @@ class Report:
 def implementations(without):
     both = {}
     if without != "fla":
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
         from fla.ops.kda import chunk_kda, fused_recurrent_kda
 
-        both["fla"] = (chunk_kda, fused_recurrent_kda)
+        both["fla"] = (chunk_kda, fused_recurrent_kda, chunk_gated_delta_rule)
     if without != "linnet":
         import linnet_torch
 
-        both["linnet"] = (linnet_torch.chunk_kda, linnet_torch.fused_recurrent_kda)
+        both["linnet"] = (linnet_torch.chunk_kda, linnet_torch.fused_recurrent_kda, linnet_torch.chunk_gated_delta_rule)
     return both
 
 
@@ -154,10 +156,9 @@ def time_calls(report, op, shape, bytes_moved, bandwidth, calls_of, repeats=30):
 
 
 def prefill(report, both, bandwidth, only):
-    shapes = [(1, 8192, 32, kind) for kind in ("trained", "weak", "mixed", "strong")]
-    shapes += [(8, 1024, 32, "trained"), (1, 65536, 32, "trained"), (1, 8192, 64, "trained"), (1, 8192, 96, "trained")]
+    shapes = [(1, 8192, 32), (8, 1024, 32), (1, 65536, 32), (1, 8192, 64), (1, 8192, 96)]
     tuned_heads = shapes[0][2]
-    for n_sequences, n_tokens, n_heads, kind in shapes:
+    for (n_sequences, n_tokens, n_heads), kind in itertools.product(shapes, ("trained", "weak", "mixed", "strong")):
         shape = f"B{n_sequences} T{n_tokens} H{n_heads} {kind}"
         if only not in shape:
             continue
@@ -180,6 +181,24 @@ def prefill(report, both, bandwidth, only):
             for name, functions in both.items()
         }
         time_calls(report, "kda_prefill", shape, rows * 1282 + 2 * n_sequences * n_heads * 65536, bandwidth, calls)
+
+
+def gated_delta_net(report, both, bandwidth):
+    """One gate a head, two value heads a key head, as Gated DeltaNet's layers call it."""
+    for n_sequences, n_tokens in ((1, 8192), (8, 1024)):
+        inputs = []
+        for i in range(2):
+            x = cases.make_inputs(["trained"] * 32, n_sequences * n_tokens, seed=i)
+            x = {name: x[name].view(n_sequences, n_tokens, *x[name].shape[2:]) for name in ("q", "k", "v", "g", "beta")}
+            x["q"], x["k"], x["g"] = x["q"][:, :, ::2].contiguous(), x["k"][:, :, ::2].contiguous(), -x["g"][..., 0].float().abs()
+            inputs.append((x, cases.make_state(n_sequences, 32)))
+        options = {"use_qk_l2norm_in_kernel": True, "use_beta_sigmoid_in_kernel": True, "scale": SCALE, "output_final_state": True}
+        calls = {
+            name: [lambda x=x, state=state, chunk=functions[2]: chunk(**x, **options, initial_state=state) for x, state in inputs]
+            for name, functions in both.items()
+        }
+        rows = n_sequences * n_tokens * 32
+        time_calls(report, "gdn_prefill", f"B{n_sequences} T{n_tokens} H32", rows * (256 + 512 + 6) + 2 * n_sequences * 32 * 65536, bandwidth, calls)
 
 
 def short(report, both, bandwidth):
@@ -255,7 +274,7 @@ def meta(arguments):
 
 def main():
     parser = argparse.ArgumentParser()
-    for flag in ("--accuracy", "--prefill", "--decode"):
+    for flag in ("--accuracy", "--prefill", "--decode", "--gdn", "--short"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("--only", default="", help="prefill: only shapes that contain this text")
     parser.add_argument("--without", choices=("fla", "linnet"))
@@ -273,7 +292,10 @@ def main():
             decode(report, both, bandwidth)
         if arguments.prefill:
             prefill(report, both, bandwidth, arguments.only)
+        if arguments.short:
             short(report, both, bandwidth)
+        if arguments.gdn:
+            gated_delta_net(report, both, bandwidth)
         if arguments.accuracy:
             accuracy(report, both)
     if arguments.save_tuning:

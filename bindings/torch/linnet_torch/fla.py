@@ -1,11 +1,11 @@
-"""`import linnet_torch.fla`: from then on FLA's chunk_kda and fused_recurrent_kda run on Linnet's kernels wherever these take the call
-(forward, no gradients wanted, on Hopper) and on FLA's own everywhere else. LINNET_FLA=0 in the environment turns it off.
+"""`import linnet_torch.fla`: from then on FLA's chunk_kda, fused_recurrent_kda and chunk_gated_delta_rule run on Linnet's kernels wherever
+these take the call (forward, no gradients wanted, on Hopper) and on FLA's own everywhere else. LINNET_FLA=0 in the environment turns it off.
 """
 
 import torch
 from fla.ops.backends import BackendRegistry, BaseBackend
 
-from . import kda, operators
+from . import gdn, kda, operators
 
 
 class LinnetBackend(BaseBackend):
@@ -31,8 +31,10 @@ class LinnetBackend(BaseBackend):
         reason = kda.recurrent_refusal(q, k, v, g, beta, A_log, dt_bias, initial_state, cu_seqlens, use_gate_in_kernel, lower_bound, pools)
         if reason is None and pools and not inplace_final_state:
             reason = "ssm_state_indices: expected with inplace_final_state"
-        if reason is None and inplace_final_state and (initial_state is None or not initial_state[:1].is_contiguous()):
-            reason = "initial_state: expected contiguous states with inplace_final_state"
+        if reason is None and inplace_final_state and (
+            initial_state is None or initial_state.dtype != torch.float32 or not initial_state[:1].is_contiguous()
+        ):
+            reason = "initial_state: expected contiguous states in float32 with inplace_final_state"
         if reason is None and inplace_final_state and not pools and not initial_state.is_contiguous():
             reason = "initial_state: expected contiguous memory with inplace_final_state"
         if reason is None and out is not None and not (out.dtype == v.dtype and out.is_contiguous() and out.data_ptr() % 16 == 0):
@@ -53,7 +55,7 @@ class LinnetBackend(BaseBackend):
             n_sequences = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
             shape = (v_dim, k_dim) if state_v_first else (k_dim, v_dim)
             final = torch.empty(n_sequences, n_heads, *shape, dtype=torch.float32, device=q.device)
-        first = None if inplace_final_state or initial_state is None else kda._dense(initial_state)
+        first = None if inplace_final_state else kda._state(initial_state)
         slots = None if ssm_state_indices is None else ssm_state_indices.to(torch.int32)
         accepted = None if num_accepted_tokens is None else num_accepted_tokens.to(torch.int32).contiguous()
         torch.ops.linnet.kda_recurrent(
@@ -64,14 +66,26 @@ class LinnetBackend(BaseBackend):
         return out, final
 
 
-def register():
+class LinnetGdnBackend(BaseBackend):
+    backend_type, package_name, env_var, priority = "linnet", "linnet_torch", "LINNET_FLA", 1
+
+    def chunk_gated_delta_rule_verifier(self, *args, **kwargs):
+        reason = gdn.chunk_refusal(*args, **kwargs, max_recurrent_tokens=kda.MAX_RECURRENT_TOKENS)
+        return reason is None, reason
+
+    def chunk_gated_delta_rule(self, *args, **kwargs):
+        return gdn.chunk_gated_delta_rule(*args, **kwargs)
+
+
+def register(operation="kda", backend=LinnetBackend):
     """Idempotent. Returns the backend."""
-    BackendRegistry.ensure_initialized("kda")
-    registry = BackendRegistry._registries.get("kda") or BackendRegistry("kda")
-    if LinnetBackend.backend_type not in registry._backends:
-        registry.register(LinnetBackend())
-    return registry._backends[LinnetBackend.backend_type]
+    BackendRegistry.ensure_initialized(operation)
+    registry = BackendRegistry._registries.get(operation) or BackendRegistry(operation)
+    if backend.backend_type not in registry._backends:
+        registry.register(backend())
+    return registry._backends[backend.backend_type]
 
 
 assert operators  # the operators must be known before a call is dispatched
 register()
+register("gated_delta_rule", LinnetGdnBackend)

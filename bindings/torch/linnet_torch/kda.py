@@ -5,6 +5,8 @@ write strengths and grouped heads. The recurrent kernel takes every other width 
 raises NotImplementedError with the reason; nothing is approximated.
 """
 
+import warnings
+
 import torch
 
 from . import operators
@@ -27,8 +29,8 @@ def _common_refusal(q, k, v, g, beta, initial_state, cu_seqlens):
         return f"types of q {q.dtype}, k {k.dtype}, v {v.dtype}, g {g.dtype}, beta {beta.dtype}"
     if q.shape[3] % 4 or not 0 < q.shape[3] <= 256 or v.shape[3] % 4:
         return f"head widths: expected multiples of 4, at most 256 for keys, got {q.shape[3]} and {v.shape[3]}"
-    if initial_state is not None and initial_state.dtype != torch.float32:
-        return f"initial_state: expected float32, got {initial_state.dtype}"
+    if initial_state is not None and initial_state.dtype not in operators.TYPES:
+        return f"initial_state: expected float32, float16 or bfloat16, got {initial_state.dtype}"
     if cu_seqlens is not None and (q.shape[0] != 1 or (initial_state is not None and initial_state.shape[0] != len(cu_seqlens) - 1)):
         return "cu_seqlens: expected a batch of 1 and an initial state for each sequence"
     return None
@@ -55,6 +57,11 @@ def _dense(x):
     return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
+def _state(x):
+    """Initial states as the kernels read them; f16 and bf16 are f32 exactly."""
+    return x if x is None else _dense(x.float())
+
+
 def _rows(*tensors):
     """Tensors [B, T, H, width] as the prefill kernel reads them, with one stride: where they lie, or else dense copies."""
     strides = {operators.token_stride(x) for x in tensors}
@@ -75,6 +82,7 @@ def _state_v_first(state_v_first, kwargs):
         return state_v_first
     if state_v_first:
         raise ValueError("expected one of state_v_first and transpose_state_layout (its older name), got both")
+    warnings.warn("transpose_state_layout is the older name of state_v_first", DeprecationWarning, stacklevel=3)
     return kwargs.pop("transpose_state_layout")
 
 
@@ -83,7 +91,7 @@ def _recurrent(q, k, v, g, beta, a_log, dt_bias, scale, initial_state, output_fi
     n_heads, k_dim, v_dim = v.shape[2], q.shape[3], v.shape[3]
     n_sequences = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
     a_log, dt_bias = _gate_parameters(use_gate, a_log, dt_bias, n_heads, k_dim, q.device, both=False)
-    q, k, v, g, beta, initial_state = (_dense(x) for x in (q, k, v, g, beta, initial_state))
+    q, k, v, g, beta, initial_state = (_dense(x) for x in (q, k, v, g, beta, _state(initial_state)))
     out, final = torch.empty_like(v), None
     if output_final_state:
         shape = (v_dim, k_dim) if state_v_first else (k_dim, v_dim)
@@ -108,8 +116,8 @@ def chunk_refusal(
         return reason
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, g, beta, initial_state, a_log, dt_bias)):
         return "no backward: call under torch.no_grad() or torch.inference_mode()"
-    if return_intermediate_states or cp_context is not None:
-        return "return_intermediate_states and cp_context are not supported"
+    if cp_context is not None:
+        return "cp_context is not supported"
     if kwargs.get("chunk_size", 64) not in (32, 64) or beta.ndim != 3:
         return "expected chunk_size 32 or 64 and beta [B, T, H]"
     if use_gate_in_kernel and a_log is None and lower_bound is None:
@@ -118,9 +126,46 @@ def chunk_refusal(
         return f"expected lower_bound in [-5, 0) with safe_gate, got {lower_bound}"
     if allow_neg_eigval and not use_beta_sigmoid_in_kernel:
         return "expected use_beta_sigmoid_in_kernel with allow_neg_eigval"
-    if max_recurrent_tokens is not None and q.shape[1] > max_recurrent_tokens:
+    if return_intermediate_states and kwargs.get("chunk_size", 64) != operators.CHUNK:
+        return f"return_intermediate_states: expected chunks of {operators.CHUNK} tokens"
+    if return_intermediate_states or (max_recurrent_tokens is not None and q.shape[1] > max_recurrent_tokens):
         return prefill_refusal(q, v, g, scale=q.shape[3] ** -0.5 if scale is None else scale, use_gate_in_kernel=use_gate_in_kernel)
     return None
+
+
+def _prefill(q, k, v, g, beta, a_log, dt_bias, scale, initial_state, output_final_state, normalize, use_gate, beta_sigmoid, allow_neg_eigval,
+             lower_bound, state_v_first, cu_seqlens, checkpoints=False):  # fmt: skip
+    """g [B, T, H, K], or [B, T, H]: one gate for all channels. With checkpoints also the states after every chunk, in the kernel's slots."""
+    n_heads, width = v.shape[2], q.shape[3] if g.ndim == 4 else 1
+    a_log, dt_bias = _gate_parameters(use_gate, a_log, dt_bias, n_heads, width, q.device, both=True)
+    g = g if use_gate else g.float()
+    beta_logits = beta_sigmoid and not allow_neg_eigval and beta.dtype == q.dtype
+    if not beta_logits:
+        beta = beta.float()
+        beta = (2.0 if allow_neg_eigval else 1.0) * torch.sigmoid(beta) if beta_sigmoid else beta
+    operator = torch.ops.linnet.kda_prefill_checkpoints if checkpoints else torch.ops.linnet.kda_prefill
+    out, final, *after = operator(
+        *_rows(q, k), *_rows(v), *(_rows(g) if g.ndim == 4 else (_dense(g),)), _dense(beta), a_log, dt_bias, _state(initial_state), cu_seqlens,
+        scale, lower_bound if use_gate else None, output_final_state, normalize, use_gate, beta_logits, state_v_first,
+    )  # fmt: skip
+    return out, final if output_final_state else None, *after
+
+
+def _entering(after, initial_state, shape, cu_seqlens, dtype):
+    """The states that enter every chunk, [rows, chunks, H, *, *]: FLA's intermediate states. after: the states that leave them, in the
+    kernel's slots: tokens 64 i to 64 i + 63 of sequence s have slot start / 64 + s + i."""
+    n_rows, n_tokens = shape[:2]
+    starts = [b * n_tokens for b in range(n_rows + 1)] if cu_seqlens is None else cu_seqlens.tolist()
+    leaving, first, owner = [], [], []
+    for s, (begin, end) in enumerate(zip(starts, starts[1:])):
+        if begin < end:
+            first.append(len(leaving))
+            owner.append(s)
+            slot = begin // operators.CHUNK + s
+            leaving += [slot, *range(slot, slot + (end - begin - 1) // operators.CHUNK)]
+    h = after.index_select(0, torch.tensor(leaving, device=after.device, dtype=torch.int64))
+    h[first] = 0.0 if initial_state is None else initial_state[owner]
+    return h.to(dtype).unflatten(0, (n_rows, -1))
 
 
 def chunk_kda(
@@ -144,21 +189,13 @@ def chunk_kda(
             q, k, v, g, beta, a_log, dt_bias, scale, initial_state, output_final_state, use_qk_l2norm_in_kernel, use_gate_in_kernel,
             use_beta_sigmoid_in_kernel, allow_neg_eigval, lower_bound, state_v_first, cu_seqlens,
         )  # fmt: skip
-    a_log, dt_bias = _gate_parameters(use_gate_in_kernel, a_log, dt_bias, v.shape[2], q.shape[3], q.device, both=True)
-    g = g if use_gate_in_kernel else g.float()
-    beta_logits = use_beta_sigmoid_in_kernel and not allow_neg_eigval and beta.dtype == q.dtype
-    if not beta_logits:
-        beta = beta.float()
-        beta = (2.0 if allow_neg_eigval else 1.0) * torch.sigmoid(beta) if use_beta_sigmoid_in_kernel else beta
-    if state_v_first and initial_state is not None:
-        initial_state = initial_state.transpose(-1, -2)
-    out, final = torch.ops.linnet.kda_prefill(
-        *_rows(q, k), *_rows(v), *_rows(g), _dense(beta), a_log, dt_bias, _dense(initial_state), cu_seqlens, scale,
-        lower_bound if use_gate_in_kernel else None, output_final_state, use_qk_l2norm_in_kernel, use_gate_in_kernel, beta_logits,
+    out, final, *after = _prefill(
+        q, k, v, g, beta, a_log, dt_bias, scale, initial_state, output_final_state, use_qk_l2norm_in_kernel, use_gate_in_kernel,
+        use_beta_sigmoid_in_kernel, allow_neg_eigval, lower_bound, state_v_first, cu_seqlens, return_intermediate_states,
     )  # fmt: skip
-    if not output_final_state:
-        return out, None
-    return out, final.transpose(-1, -2).contiguous() if state_v_first else final
+    if return_intermediate_states:
+        return out, final, _entering(*after, initial_state, q.shape, cu_seqlens if cu_seqlens_cpu is None else cu_seqlens_cpu, q.dtype)
+    return out, final
 
 
 # FLA's fused_recurrent_kda has no backward either, and runs all the same where gradients are wanted.
@@ -168,8 +205,8 @@ def recurrent_refusal(q, k, v, g, beta, A_log=None, dt_bias=None, initial_state=
     reason = _common_refusal(q, k, v, g, beta, None if pools else initial_state, cu_seqlens)
     if reason:
         return reason
-    if initial_state is not None and initial_state.dtype != torch.float32:
-        return f"initial_state: expected float32, got {initial_state.dtype}"
+    if pools and initial_state is not None and initial_state.dtype != torch.float32:
+        return f"initial_state: expected pools in float32, got {initial_state.dtype}"
     if beta.ndim not in (3, 4) or (beta.ndim == 4 and beta.shape != v.shape):
         return f"beta: expected [B, T, H] or [B, T, H, V], got {list(beta.shape)}"
     if use_gate_in_kernel and A_log is None and lower_bound is None:

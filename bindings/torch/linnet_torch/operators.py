@@ -9,6 +9,7 @@ import torch
 from . import module
 
 DIM = 128
+CHUNK = 64  # tokens
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 LOG_DECAY, SOFTPLUS, LOWER_BOUND = 0, 1, 2
 
@@ -104,16 +105,47 @@ def _stride_of(name, x, shape, dtype):
     return stride
 
 
-@define(
-    "kda_prefill(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? a_log, Tensor? dt_bias, Tensor? state, Tensor? cu_seqlens, "
-    "float scale, float? lower_bound, bool output_state, bool normalize=True, bool raw_gate=True, bool beta_logits=True) -> (Tensor, Tensor)"
+_PREFILL = (
+    "Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? a_log, Tensor? dt_bias, Tensor? state, Tensor? cu_seqlens, float scale, "
+    "float? lower_bound, bool output_state, bool normalize=True, bool raw_gate=True, bool beta_logits=True, bool state_v_first=False"
 )
+
+
+@define(f"kda_prefill({_PREFILL}) -> (Tensor, Tensor)")
 def kda_prefill(
-    q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize=True, raw_gate=True, beta_logits=True
+    q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize=True, raw_gate=True, beta_logits=True,
+    state_v_first=False,
 ):  # fmt: skip
     """q, k [B, T, Hk, 128], v [B, T, H, 128] bf16 or f16; g [B, T, H, 128], or [B, T, H] for all channels of a head, raw in their type or log
     decays in f32; beta [B, T, H], logits in their type or values in f32; a_log [H], dt_bias [H * 128] or [H] with a raw gate; state
-    [B, H, 128, 128] f32. q, k, v and g may lie in wider matrices. Returns the output and the final state (without output_state: no elements)."""
+    [B, H, 128, 128] f32, keys first, or values. q, k, v and g may lie in wider matrices. Returns the output and the final state (without
+    output_state: no elements)."""
+    return _prefill(q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize, raw_gate, beta_logits,
+                    state_v_first, None)  # fmt: skip
+
+
+@define(f"kda_prefill_checkpoints({_PREFILL}) -> (Tensor, Tensor, Tensor)")
+def kda_prefill_checkpoints(
+    q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize=True, raw_gate=True, beta_logits=True,
+    state_v_first=False,
+):  # fmt: skip
+    """kda_prefill, and the state after every 64 tokens of a sequence and after its last one, [N / 64 + B, H, 128, 128] f32: those after tokens
+    64 i to 64 i + 63 of sequence s in slot start / 64 + s + i. Slots that no tokens have are undefined."""
+    n_slots = q.shape[0] * q.shape[1] // CHUNK + _n_sequences(q, cu_seqlens)
+    after = q.new_empty((n_slots, v.shape[2], DIM, DIM), dtype=torch.float32)
+    out, final = _prefill(q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize, raw_gate,
+                          beta_logits, state_v_first, after)  # fmt: skip
+    return out, final, after
+
+
+def _n_sequences(q, cu_seqlens):
+    return q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+
+
+def _prefill(
+    q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize, raw_gate, beta_logits, state_v_first,
+    checkpoints,
+):  # fmt: skip
     n_rows, n_tokens, n_qk_heads, _ = q.shape
     n_heads, head_gate = v.shape[2], g.ndim == 3
     expect(q.dtype in PREFILL_TYPES, "q: expected bfloat16 or float16", q.dtype)
@@ -151,7 +183,8 @@ def kda_prefill(
         state_out=pointer(slots if output_state else None), scale=scale,
         gate=module.GateArgs(pointer(a_log), pointer(dt_bias), PREFILL_GATES[gate], lower_bound or 0.0),
         beta_value=None if beta_logits else beta.data_ptr(), qk_stride=qk_stride, z_stride=z_stride, out_stride=n_heads * DIM,
-        n_qk_heads=n_qk_heads, normalize_qk=normalize, input=PREFILL_TYPES[q.dtype],
+        n_qk_heads=n_qk_heads, normalize_qk=normalize, input=PREFILL_TYPES[q.dtype], state_v_first=state_v_first,
+        checkpoints=pointer(checkpoints),
     )  # fmt: skip
     if out.numel() or n_sequences:
         enqueue("kda_prefill_sm90", args, q.device)
@@ -169,10 +202,15 @@ def starts_of(q, cu_seqlens):
 
 
 @torch.library.register_fake("linnet::kda_prefill", lib=library)
-def _(q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize=True, raw_gate=True, beta_logits=True):
-    n_sequences = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    shape = (n_sequences, v.shape[2], q.shape[3], v.shape[3]) if output_state else (0,)
+def _fake_prefill(q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, *options):
+    shape = (_n_sequences(q, cu_seqlens), v.shape[2], q.shape[3], v.shape[3]) if output_state else (0,)
     return v.new_empty(v.shape), q.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.register_fake("linnet::kda_prefill_checkpoints", lib=library)
+def _(q, k, v, *rest):
+    n_slots = q.shape[0] * q.shape[1] // CHUNK + _n_sequences(q, rest[5])
+    return *_fake_prefill(q, k, v, *rest), q.new_empty((n_slots, v.shape[2], q.shape[3], v.shape[3]), dtype=torch.float32)
 
 
 # ---- the plain recurrence

@@ -1,9 +1,10 @@
 """FLA's own tests through Linnet's operators, as a plugin of pytest, on a Hopper GPU with FLA installed:
 
     python3 -m pytest -p fla_forward FLA/tests/ops/test_kda.py -k "chunk or recurrent" --rootdir FLA     (PYTHONPATH: this folder)
+    and test_gdn.py
 
 `import linnet_torch.fla` alone serves calls without gradients. Most of FLA's cases ask for gradients, which Linnet has not: here
-chunk_kda of the tests is linnet_torch.chunk_kda under no_grad, gradients are zeros, and comparisons of gradients (names beginning with d)
+chunk_kda and the like in the tests are linnet_torch's under no_grad, gradients are zeros, and comparisons of gradients (names beginning with d)
 are left out; o and ht are compared as FLA wrote it. Calls that linnet_torch refuses go to FLA. The summary counts who took what.
 """
 
@@ -39,29 +40,32 @@ class ForwardOnly(torch.autograd.Function):
         return None, None, *(torch.zeros_like(x) for x in ctx.saved_tensors)
 
 
-@pytest.fixture(autouse=True)
-def through_linnet(request, monkeypatch):
-    if not hasattr(request.module, "chunk_kda"):
-        yield
-        return
-    theirs, compare = request.module.chunk_kda, request.module.assert_close
-
-    def chunk_kda(*args, **kwargs):
+def forward_only(ours, theirs):
+    def call(*args, **kwargs):
         try:
             with torch.no_grad():
-                out, state = linnet_torch.chunk_kda(*args, **kwargs)
+                out, state, *rest = ours(*args, **kwargs)
         except NotImplementedError as refused:
             taken[f"FLA ({refused})"] += 1
             return theirs(*args, **kwargs)
         inputs = [x for x in (*args, *kwargs.values()) if torch.is_tensor(x) and x.requires_grad]
-        return ForwardOnly.apply(out, state, *inputs) if inputs and torch.is_grad_enabled() else (out, state)
+        return (*(ForwardOnly.apply(out, state, *inputs) if inputs and torch.is_grad_enabled() else (out, state)), *rest)
 
-    def assert_close(prefix, *args, **kwargs):
-        if not prefix.startswith("d"):
-            compare(prefix, *args, **kwargs)
+    return call
 
-    monkeypatch.setattr(request.module, "chunk_kda", chunk_kda)
-    if request.function.__name__.startswith("test_chunk"):
+
+@pytest.fixture(autouse=True)
+def through_linnet(request, monkeypatch):
+    for name in ("chunk_kda", "chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule"):
+        if hasattr(request.module, name):
+            monkeypatch.setattr(request.module, name, forward_only(getattr(linnet_torch, name), getattr(request.module, name)))
+    if hasattr(request.module, "assert_close") and request.function.__name__.startswith("test_chunk"):
+        compare = request.module.assert_close
+
+        def assert_close(prefix, *args, **kwargs):
+            if not prefix.startswith("d"):
+                compare(prefix, *args, **kwargs)
+
         monkeypatch.setattr(request.module, "assert_close", assert_close)
     yield
 

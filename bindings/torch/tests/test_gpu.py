@@ -112,6 +112,65 @@ def test_gates_of_heads(raw_gate):
         close(a, b.double(), 1e-3 if a.dtype == torch.float32 else 4e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("raw_gate,v_first", [(False, False), (True, True)])
+def test_gated_delta_rule(dtype, raw_gate, v_first):
+    """In chunks against token after token in f32, whose gates are spread over all channels by torch."""
+    x, state = cases.make_inputs(["trained"] * 4, sum(LENGTHS)), cases.make_state(len(LENGTHS), 4)
+    q, k, v, beta = x["q"][:, :, :2].to(dtype), x["k"][:, :, :2].to(dtype), x["v"].to(dtype), x["beta"].to(dtype)
+    g = x["g"][..., 0].to(dtype) if raw_gate else -torch.rand(1, sum(LENGTHS), 4, device="cuda")
+    gate = {"use_gate_in_kernel": True, "A_log": x["A_log"], "dt_bias": x["dt_bias"].view(4, 128)[:, 0]} if raw_gate else {}
+    options = {"initial_state": state, "output_final_state": True, "use_qk_l2norm_in_kernel": True, "use_beta_sigmoid_in_kernel": True,
+               "state_v_first": v_first, "cu_seqlens": starts(LENGTHS), **gate}  # fmt: skip
+    o, s = linnet_torch.chunk_gated_delta_rule(q, k, v, g, beta, **options)
+    out, final = linnet_torch.fused_recurrent_gated_delta_rule(q.float(), k.float(), v.float(), g.float(), beta=beta.float(), **options)
+    assert o.dtype == dtype
+    close(o, out.double(), 3e-3)
+    close(s, final.double(), 1e-3)
+
+
+@pytest.mark.parametrize("lengths", [[70, 0, 64, 1, 129], [200, 200]])
+@pytest.mark.parametrize("v_first", [False, True])
+def test_intermediate_states(lengths, v_first):
+    """The state that enters a chunk is the final state of what is before it, in bits; the type that FLA gives it rounds."""
+    x, state = cases.make_inputs(["trained", "mixed"], sum(lengths)), cases.make_state(len(lengths), 2)
+    options = {**LAYER, "output_final_state": True, "state_v_first": v_first}
+    out, final, h = linnet_torch.chunk_kda(**x, **options, initial_state=state, cu_seqlens=starts(lengths), return_intermediate_states=True)
+    whole = linnet_torch.chunk_kda(**x, **options, initial_state=state, cu_seqlens=starts(lengths))
+    assert torch.equal(out, whole[0]) and torch.equal(final, whole[1])
+    chunks = [(s, at) for s, n in enumerate(lengths) for at in range(0, n, 64)]
+    assert h.shape == (1, len(chunks), 2, 128, 128) and h.dtype == torch.bfloat16
+    for entering, (s, at) in zip(h[0], chunks):
+        begin = sum(lengths[:s])
+        part = {n: y[:, begin : begin + at].contiguous() if y.ndim > 2 else y for n, y in x.items()}
+        wanted = linnet_torch.chunk_kda(**part, **options, initial_state=state[s : s + 1])[1] if at else state[s : s + 1]
+        assert torch.equal(entering, wanted[0].bfloat16())
+
+
+@pytest.mark.parametrize("lengths", [[8192], [1024] * 8, [3000, 5, 0, 5187]])
+def test_graphs_at_full_size(lengths):
+    """Each way to schedule a prefill, captured and replayed with other inputs and other lengths."""
+    heads, n = 32, sum(lengths)
+    x, y = (cases.make_inputs(["trained"] * heads, n, seed=seed) for seed in (1, 2))
+    state, start = cases.make_state(len(lengths), heads), starts(lengths)
+
+    def call():
+        return linnet_torch.chunk_kda(**x, **LAYER, initial_state=state, output_final_state=True, cu_seqlens=start)
+
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call()
+    for other in (x, y):
+        for name, tensor in other.items():
+            x[name].copy_(tensor)
+        graph.replay()
+        for a, b in zip(captured, call()):
+            assert torch.equal(a, b)
+        start.copy_(starts(lengths[::-1]))
+
+
 def test_batch_equals_packed():
     x = cases.make_inputs(["trained"] * 2, 3 * 100)
     batched = {n: t.view(3, 100, *t.shape[2:]) if t.ndim > 1 else t for n, t in x.items()}
@@ -208,6 +267,14 @@ def test_fla_dispatch():
     with torch.inference_mode():
         theirs = fla.ops.kda.chunk_kda(**x, **LAYER, output_final_state=True)
     for a, b in zip(theirs, linnet_torch.chunk_kda(**x, **LAYER, output_final_state=True)):
+        assert torch.equal(a, b)
+    import fla.ops.gated_delta_rule
+
+    gates = (x["g"][..., 0].contiguous(), x["beta"])
+    gdn = {**LAYER, "A_log": x["A_log"], "dt_bias": x["dt_bias"].view(2, 128)[:, 0].contiguous(), "output_final_state": True}
+    with torch.inference_mode():
+        theirs = fla.ops.gated_delta_rule.chunk_gated_delta_rule(x["q"], x["k"], x["v"], *gates, **gdn)
+    for a, b in zip(theirs, linnet_torch.chunk_gated_delta_rule(x["q"], x["k"], x["v"], *gates, **gdn)):
         assert torch.equal(a, b)
     backend = linnet_torch.fla.register()
     x["q"].requires_grad_()

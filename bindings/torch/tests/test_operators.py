@@ -76,6 +76,25 @@ def recurrent_stand_in(a):
             state(a.state_out, b, 0, h).copy_(s)
 
 
+def put_checkpoints(r, pool, n_tokens):
+    """The states after every 64 tokens of each sequence and after its last one; unused slots are NaN."""
+    one, starts = r.n_heads * r.k_dim * r.v_dim, starts_of(r.seq_start, r.n_sequences + 1, r.seq_start_is_64)
+    memory(pool, (n_tokens // 64 + r.n_sequences) * one).fill_(float("nan"))
+    sizes = {0: 4, 1: 2, 2: 2}
+    widths = {"q": r.n_qk_heads * r.k_dim, "k": r.n_qk_heads * r.k_dim, "v": r.n_heads * r.v_dim, "g": r.n_heads * r.k_dim,
+              "beta": r.n_heads, "out": r.n_heads * r.v_dim}  # fmt: skip
+    for s, (begin, end) in enumerate(zip(starts, starts[1:])):
+        state = r.state_in and r.state_in + 4 * s * one
+        for i, at in enumerate(range(begin, end, 64)):
+            part = module.RecurrentArgs.from_buffer_copy(r)
+            for name, width in widths.items():
+                type_ = {"g": r.g_type, "beta": r.beta_type}.get(name, r.type)
+                setattr(part, name, getattr(r, name) + at * width * sizes[type_])
+            part.seq_start, part.n_sequences, part.n_tokens, part.state_in = None, 1, min(64, end - at), state
+            state = part.state_out = pool + 4 * (begin // 64 + s + i) * one
+            recurrent_stand_in(part)
+
+
 def prefill_stand_in(a):
     heads, qk_heads, dim, n = a.n_heads, a.n_qk_heads, operators.DIM, a.n_tokens
     type_ = {0: 2, 1: 1}[a.input]
@@ -101,7 +120,10 @@ def prefill_stand_in(a):
         type=type_, g_type=g_type, beta_type=0 if a.beta_value else type_,
         gate={"softplus": 1, "lower_bound": 2, "log_decay": 0}[gate.removeprefix("head_")], scale=a.scale, lower_bound=a.gate.lower_bound,
         normalize=a.normalize_qk, beta_logits=not a.beta_value, beta_max=1.0, seq_start_is_64=a.seq_start_is_64,
+        state_v_first=a.state_v_first,
     )  # fmt: skip
+    if a.checkpoints:
+        put_checkpoints(r, a.checkpoints, a.n_tokens)
     for slots in (a.state_in, a.state_out):  # the binding uses states in order
         assert not slots or starts_of(slots, a.n_sequences, False) == list(range(a.n_sequences))
     assert starts_of(a.seq_start, a.n_sequences + 1, a.seq_start_is_64)[-1] == a.n_tokens
@@ -122,6 +144,7 @@ def enqueued(monkeypatch):
     monkeypatch.setattr(operators, "unusable_device", lambda device: None)
     library = torch.library.Library("linnet", "IMPL")
     library.impl("kda_prefill", operators.kda_prefill, "CPU")
+    library.impl("kda_prefill_checkpoints", operators.kda_prefill_checkpoints, "CPU")
     library.impl("kda_recurrent", operators.kda_recurrent, "CPU")
     yield names
     library._destroy()
@@ -184,7 +207,7 @@ def test_recurrent_options(enqueued, dtype, k_dim, v_dim, qk_heads, sigmoid, neg
     q, k, v, g, beta = draw(5, qk_heads, 2, k_dim, v_dim, dtype)
     g = -torch.nn.functional.softplus(g.float())
     beta = beta if sigmoid else torch.sigmoid(beta)
-    state = torch.randn(2, 2, k_dim, v_dim)
+    state = torch.randn(2, 2, k_dim, v_dim).to(dtype)  # FLA's tests give it in the type of q
     out, final = linnet_torch.fused_recurrent_kda(
         q, k, v, g, beta, scale=0.3, initial_state=state, output_final_state=True, use_qk_l2norm_in_kernel=True,
         use_beta_sigmoid_in_kernel=sigmoid, allow_neg_eigval=negative, cu_seqlens=torch.tensor([0, 2, 5], dtype=torch.int32),
@@ -211,7 +234,7 @@ def test_chunk_options_in_the_prefill_kernel(enqueued, dtype, qk_heads, raw_gate
         g[0, 2, 1, 5], g[0, 3, 0] = -1000, 0
         g = g.to(dtype) if fused else g
     beta = beta if sigmoid else torch.sigmoid(beta)
-    a_log, dt_bias, state = torch.randn(2), torch.randn(256), torch.randn(2, 2, 128, 128)
+    a_log, dt_bias, state = torch.randn(2), torch.randn(256), torch.randn(2, 2, 128, 128).to(dtype if fused else torch.float32)
     if fused:  # as slices of one projection
         q, k, v = torch.cat([x.flatten(2) for x in (q, k, v)], -1).split([qk_heads * 128, qk_heads * 128, 256], -1)
         q, k, v = q.unflatten(-1, (qk_heads, 128)), k.unflatten(-1, (qk_heads, 128)), v.unflatten(-1, (2, 128))
@@ -246,6 +269,69 @@ def test_prefill_with_gates_of_heads(enqueued, raw_gate):
     close(final, wanted_final, 1e-6)
 
 
+@pytest.mark.parametrize("v_first", [False, True])
+@pytest.mark.parametrize("lengths", [[70, 0, 64, 1, 129], [100, 100]])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_intermediate_states(enqueued, v_first, lengths, with_state):
+    """The state that enters a chunk is the final state of what is before it."""
+    batched = len(set(lengths)) == 1
+    q, k, v, g, beta = draw(lengths[0] if batched else sum(lengths), 1, 2, 128, 128, torch.float16, rows=len(lengths) if batched else 1)
+    g, beta, state = -torch.nn.functional.softplus(g.float()), torch.sigmoid(beta), torch.randn(len(lengths), 2, 128, 128)
+    starts = None if batched else torch.tensor([sum(lengths[:i]) for i in range(len(lengths) + 1)])
+    options = {"use_qk_l2norm_in_kernel": True, "output_final_state": True, "state_v_first": v_first}
+    initial = state if with_state else None
+    whole = linnet_torch.chunk_kda(q, k, v, g, beta, initial_state=initial, cu_seqlens=starts, **options)
+    out, final, h = linnet_torch.chunk_kda(
+        q, k, v, g, beta, initial_state=initial, cu_seqlens=starts, return_intermediate_states=True, **options)
+    assert torch.equal(out, whole[0]) and torch.equal(final, whole[1])
+    chunks = [(s, at) for s, n in enumerate(lengths) for at in range(0, n, 64)]
+    assert h.shape == ((2, 2) if batched else (1, len(chunks))) + (2, 128, 128) and h.dtype == torch.float16
+    for entering, (s, at) in zip(h.flatten(0, 1), chunks):
+        begin = sum(lengths[:s])
+        part = [x.flatten(0, 1)[begin : begin + at].unsqueeze(0) for x in (q, k, v, g, beta)]
+        one = state[s : s + 1] if with_state else torch.zeros(1, 2, 128, 128)
+        wanted = linnet_torch.chunk_kda(*part, initial_state=one, **options)[1] if at else one
+        assert torch.equal(entering, wanted[0].half())
+
+
+@pytest.mark.parametrize("dtype,width", [(torch.bfloat16, 128), (torch.float32, 64)])
+@pytest.mark.parametrize("qk_heads", [1, 2])
+@pytest.mark.parametrize("raw_gate,gate_dtype", [(False, torch.float32), (False, torch.bfloat16), (True, torch.bfloat16), (True, torch.float32)])
+@pytest.mark.parametrize("v_first", [False, True])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_gated_delta_rule(enqueued, dtype, width, qk_heads, raw_gate, gate_dtype, v_first, recurrent):
+    q, k, v, _, beta = draw(6, qk_heads, 2, width, width, dtype)
+    g = (torch.randn(1, 6, 2) if raw_gate else -torch.rand(1, 6, 2)).to(gate_dtype)
+    a_log, dt_bias, state = torch.randn(2), torch.randn(2), torch.randn(2, 2, width, width)
+    gate = {"use_gate_in_kernel": True, "A_log": a_log, "dt_bias": dt_bias} if raw_gate else {}
+    function = linnet_torch.fused_recurrent_gated_delta_rule if recurrent else linnet_torch.chunk_gated_delta_rule
+    out, final = function(
+        q, k, v, g, beta=beta, scale=0.3, initial_state=state, output_final_state=True, use_qk_l2norm_in_kernel=True,
+        use_beta_sigmoid_in_kernel=True, allow_neg_eigval=True, state_v_first=v_first, cu_seqlens=torch.tensor([0, 2, 6]), **gate,
+    )  # fmt: skip
+    assert enqueued == ["kda_recurrent_sm90" if recurrent or width == 64 else "kda_prefill_sm90"]
+    q, k, v, g, beta = (x[0].double() for x in (q, k, v, g, beta))
+    log = -torch.exp(a_log.double()) * torch.nn.functional.softplus(g + dt_bias) if raw_gate else g
+    log, beta = log.unsqueeze(-1).expand(-1, -1, width), 2 * torch.sigmoid(beta)
+    wanted, wanted_final = definition(unit(q), unit(k), v, log, beta, 0.3, state.mT if v_first else state, [2, 4])
+    close(out[0], wanted, 8e-3 if dtype == torch.bfloat16 else 1e-6)
+    close(final.mT if v_first else final, wanted_final, 1e-6)
+
+
+def test_gated_delta_rule_defaults(enqueued):
+    """Without a gate nothing decays; gates of channels add to those of heads; strengths are 1."""
+    q, k, v, gk, _ = draw(5, 2, 2, 64, 64, torch.float32)
+    g, gk = -torch.rand(1, 5, 2), -torch.abs(gk)
+    for gates in ({}, {"g": g}, {"gk": gk}, {"g": g, "gk": gk}):
+        out, final = linnet_torch.fused_recurrent_gated_delta_rule(q, k, v, **gates, output_final_state=True, use_qk_l2norm_in_kernel=True)
+        log = gates.get("g", torch.zeros(1)).unsqueeze(-1) + gates.get("gk", torch.zeros(1, 5, 2, 64))
+        wanted, wanted_final = definition(
+            unit(q[0].double()), unit(k[0].double()), v[0].double(), log[0].double().expand(5, 2, 64), torch.ones(5, 2), 0.125,
+            torch.zeros(1, 2, 64, 64), [5])  # fmt: skip
+        close(out[0], wanted, 1e-6)
+        close(final, wanted_final, 1e-6)
+
+
 @pytest.mark.parametrize("dtype,width", [(torch.float32, 128), (torch.float16, 64)])
 def test_chunk_of_other_widths_and_types_recurs(enqueued, dtype, width):
     q, k, v, g, beta = draw(6, 2, 2, width, 128, dtype)
@@ -263,7 +349,8 @@ def test_gradients_are_refused(enqueued):
 @pytest.mark.parametrize(
     "change,message",
     [
-        ({"return_intermediate_states": True}, "return_intermediate_states"),
+        ({"return_intermediate_states": True}, "expected heads of 128"),
+        ({"return_intermediate_states": True, "chunk_size": 32}, "chunks of 64"),
         ({"cp_context": object()}, "cp_context"),
         ({"chunk_size": 16}, "chunk_size"),
         ({"use_gate_in_kernel": True}, "A_log"),

@@ -49,7 +49,7 @@ struct LongCase : DrawnCase<T> {
     a.state_in = in.empty() ? nullptr : slots_in.get();
     a.state_out = slots_out.get();
     a.whole_chains = true;
-    DeviceArray<char> workspace(kda_prefill_sm90_workspace_bytes(a.n_tokens, n_sequences, H));
+    DeviceArray<char> workspace(kda_prefill_sm90_workspace_bytes(a));
     workspace.poison();
     LINNET_CUDA_OK(kda_prefill_sm90(a, workspace.get(), stream()));
     LINNET_CUDA_OK(cudaStreamSynchronize(stream()));
