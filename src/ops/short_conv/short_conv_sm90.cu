@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, 4) conv_kernel(const __grid_constant
 
 // The three inputs up to each sequence's end, to its slot. A sequence shorter than that keeps part of the state before.
 __global__ void __launch_bounds__(kThreads) state_kernel(const __grid_constant__ ShortConvSm90 a) {
-  const int channel = blockIdx.x * kThreads + threadIdx.x, sequence = blockIdx.y;
+  const int channel = blockIdx.y * kThreads + threadIdx.x, sequence = blockIdx.x;
   const int slot = a.state_out[sequence];
   if (channel >= a.n_channels || slot < 0) return;
   const int64_t begin = start_of(a, sequence), end = start_of(a, sequence + 1);
@@ -169,8 +169,8 @@ cudaError_t launch(const ShortConvSm90& a, cudaStream_t stream) {
       return e;
   }
   if (!a.state_out || !a.state) return cudaSuccess;
-  const dim3 grid(static_cast<unsigned>((a.n_channels + kThreads - 1) / kThreads),
-                  static_cast<unsigned>(a.n_sequences));
+  const dim3 grid(static_cast<unsigned>(a.n_sequences),
+                  static_cast<unsigned>((a.n_channels + kThreads - 1) / kThreads));
   return launch_grid(state_kernel, grid, kThreads, 0, stream, a);
 }
 
@@ -182,7 +182,8 @@ namespace linnet::ops {
 int short_conv_sm90(const ShortConvSm90& a, CUstream_st* stream) noexcept {
   if (a.n_sequences == 0 || a.n_channels == 0) return cudaSuccess;
   const bool wide = a.x_stride % kPiece == 0 && a.y_stride % kPiece == 0;
-  if (a.n_sequences > 65535 || a.n_channels < 0 || a.n_channels % kPiece || !wide) return cudaErrorInvalidValue;
+  if (a.n_channels < 0 || a.n_channels % kPiece || a.n_channels / sm90::kThreads >= 65535 || !wide)
+    return cudaErrorInvalidValue;
   return sm90::launch(a, stream);
 }
 

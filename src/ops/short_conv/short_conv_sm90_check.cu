@@ -167,6 +167,9 @@ void check_all() {
   check_case({1, 1, 1, 1}, 3072, 0, true, false, "one token each");
   check_case({3000, 17}, 8, 0, true, true, "long, few channels");
   check_case({0}, 8, 0, true, false, "nothing");
+  std::vector<int64_t> many(70000);
+  for (size_t i = 0; i < many.size(); i++) many[i] = static_cast<int64_t>(i * 7 % 3);
+  check_case(many, 16, 0, true, false, "more sequences than a grid has rows");
   check_cuts();
 }
 
