@@ -1,7 +1,7 @@
 // Checks that the Hopper kernels of the layer can be captured and are deterministic, at sizes that fill a GPU: each call three times in one graph,
 // states carried from one to the next, replayed 100 times with every output poisoned before: the bits of three calls with a
 // synchronisation behind each. Then, in the same graph, other lengths and inputs, of which the host tells nothing. Prefill also against the
-// plain recurrence. Mode `few` replays five times.
+// plain recurrence. Modes: `few` replays five times; `sanitize` calls every kernel on small shapes, without graphs, for compute-sanitizer.
 #include <functional>
 
 #include "ops/linear_attn/linear_attn_sm90_device_case.cuh"
@@ -14,7 +14,7 @@ namespace {
 
 using sm90::Schedule;
 constexpr int kCalls = 3;
-int n_replays = 100;
+int n_replays = 100;  // 0: no graph
 
 // Memory that a call writes: in whole, in part, or after reading it.
 enum class Writes { whole, part, update };
@@ -74,6 +74,7 @@ bool replay(const Calls& c, cudaGraphExec_t graph, int n) {
 
 void check(Calls c) {
   expect(c);
+  if (n_replays == 0) return;
   cudaGraph_t graph;
   cudaGraphExec_t exec;
   LINNET_CUDA_OK(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeGlobal));
@@ -147,6 +148,18 @@ void check_prefill(const char* what, Schedule schedule, const std::vector<int64_
          [&] { c.redraw(2), start.copy_from(reversed); }});
 }
 
+// Prep's and the scan's roles in every schedule, and every build of them, in a few chunks.
+void check_small_prefills() {
+  const std::vector<int64_t> lengths = {70, 0, 1, 200, 64};
+  for (const auto schedule : {Schedule::together, Schedule::in_turn, Schedule::cut}) {
+    check_prefill<bf16>("softplus", schedule, lengths, 3, 3, KdaGate::softplus);
+    check_prefill<__half>("f16, log decays, grouped", schedule, lengths, 4, 2, KdaGate::log_decay);
+  }
+  check_prefill<bf16>("together, lower bound", Schedule::together, lengths, 3, 3, KdaGate::lower_bound);
+  check_prefill<bf16>("together, checkpoints", Schedule::together, lengths, 3, 3, KdaGate::softplus, true);
+  check_prefill<bf16>("in turn, checkpoints", Schedule::in_turn, lengths, 3, 3, KdaGate::softplus, true);
+}
+
 void check_prefills() {
   const std::vector<int64_t> ragged = {1000, 1, 0, 3000, 64, 63, 17, 1024, 1500, 129, 700, 694};
   check_prefill<bf16>("together, 8192 tokens x 32 heads", Schedule::together, {8192}, 32, 32, KdaGate::softplus);
@@ -159,20 +172,20 @@ void check_prefills() {
   check_prefill<bf16>("in turn, checkpoints", Schedule::in_turn, ragged, 8, 8, KdaGate::softplus, true);
 }
 
-// Decode, then verify of four tokens and the commit of some, of 40 sequences; the same pools thrice.
-void check_decode() {
-  constexpr int H = 32, B = 40, K = 4;
-  constexpr int64_t kWidth = H * kD;
-  DeviceArray<bf16> in(B * K * 6 * kWidth), windows(B * 9 * kWidth), out(B * kWidth), tentative(B * K * kWidth);
-  DeviceArray<float> conv(3 * kWidth * 4), norm(kD), a_log(H), dt_bias(kWidth), states(B * kWidth * kD);
+// Decode, then verify of four tokens and the commit of some, of B sequences; the same pools thrice.
+void check_decode(int B, int H) {
+  constexpr int K = 4;
+  const int width = H * kD;
+  DeviceArray<bf16> in(B * K * 6 * width), windows(B * 9 * width), out(B * width), tentative(B * K * width);
+  DeviceArray<float> conv(3 * width * 4), norm(kD), a_log(H), dt_bias(width), states(B * width * kD);
   std::vector<int32_t> accepted(B);
   for (int b = 0; b < B; b++) accepted[b] = b % (K + 1);
   DeviceArray<int32_t> slots(DeviceCase::slot_list(B)), n_accepted(accepted);
   DeviceArray<char> pending(kda_verify_sm90_pending_bytes(B, H, K));
   draw(in, 11), draw(conv, 12, Spread{0, 0.5f}), draw(norm, 13, Spread{1, 0.1f}), draw(a_log, 14, Spread{1, 0.5f});
   draw(dt_bias, 15, Spread{-4.5f, 1.3f}), draw(states, 16, Spread{0, 0.3f}), draw(windows, 17);
-  const bf16 *const qkv = in.get(), *const z = qkv + B * K * 3 * kWidth, *const gate = z + B * K * kWidth,
-                    *const beta = gate + B * K * kWidth;
+  const bf16 *const qkv = in.get(), *const z = qkv + B * K * 3 * width, *const gate = z + B * K * width,
+                    *const beta = gate + B * K * width;
   const KdaDecodeSm90 decode = {.qkv = qkv,
                                 .z = z,
                                 .beta = beta,
@@ -209,7 +222,8 @@ void check_decode() {
   outputs.emplace_back(tentative, Writes::whole);
   outputs.emplace_back(states, Writes::update);
   outputs.emplace_back(windows, Writes::update);
-  check({"decode, verify and commit, 40 sequences x 32 heads", std::move(outputs),
+  check({"decode, verify and commit of " + std::to_string(B) + " sequences x " + std::to_string(H) + " heads",
+         std::move(outputs),
          [&] {
            LINNET_CUDA_OK(kda_decode_sm90(decode, stream()));
            LINNET_CUDA_OK(kda_verify_sm90(verify, stream()));
@@ -222,17 +236,16 @@ void check_decode() {
 }
 
 // Convolution, recurrence and norms, one after the other.
-void check_others() {
-  constexpr int H = 32;
-  constexpr int64_t kWidth = H * kD;
+void check_others(int H) {
+  const int width = H * kD;
   const std::vector<int64_t> lengths = {30, 1, 0, 64, 5}, reversed = {lengths.rbegin(), lengths.rend()};
   const int B = static_cast<int>(lengths.size());
   const DrawnCase<bf16> c(starts(lengths).back(), H, H, KdaGate::softplus);
   DeviceArray<int64_t> start(starts(lengths));
   DeviceArray<int32_t> slots(DeviceCase::slot_list(B));
   DeviceArray<bf16> x(c.v.size()), convolved(c.v.size()), o(c.v.size()), normed(c.v.size()), y(c.v.size()),
-      windows(B * 3 * kWidth);
-  DeviceArray<float> weight(4 * kWidth), state(B * kWidth * kD);
+      windows(B * 3 * width);
+  DeviceArray<float> weight(4 * width), state(B * width * kD);
   draw(x, 31), draw(weight, 32, Spread{0, 0.5f}), draw(windows, 33), draw(state, 34, Spread{0, 0.3f});
   const ShortConvSm90 conv = {.x = x.get(),
                               .weight = weight.get(),
@@ -241,17 +254,17 @@ void check_others() {
                               .state = windows.get(),
                               .state_in = slots.get(),
                               .state_out = slots.get(),
-                              .x_stride = kWidth,
-                              .y_stride = kWidth,
+                              .x_stride = width,
+                              .y_stride = width,
                               .n_tokens = c.N,
                               .n_sequences = B,
-                              .n_channels = kWidth,
+                              .n_channels = width,
                               .seq_start_is_64 = 1,
                               .silu = 1};
   KdaRecurrentSm90 recurrent = c.recurrence(0, B, start.get(), o.get(), state.get(), state.get());
   recurrent.v = convolved.get();
-  const RmsNormSm90 rms = {o.get(), weight.get(), normed.get(), kWidth, kWidth, c.N, kWidth, 1e-5f};
-  const GatedNormSm90 gated = {normed.get(), x.get(), weight.get(), y.get(), kWidth, kWidth, kWidth, c.N, H, 1e-5f, 0};
+  const RmsNormSm90 rms = {o.get(), weight.get(), normed.get(), width, width, c.N, width, 1e-5f};
+  const GatedNormSm90 gated = {normed.get(), x.get(), weight.get(), y.get(), width, width, width, c.N, H, 1e-5f, 0};
   std::vector<Output> outputs;
   for (const auto* out : {&convolved, &o, &normed, &y}) outputs.emplace_back(*out, Writes::whole);
   outputs.emplace_back(windows, Writes::update);
@@ -274,10 +287,17 @@ int main(int argc, char** argv) {
   cudaDeviceProp p;
   LINNET_CUDA_OK(cudaGetDeviceProperties(&p, 0));
   std::printf("%s, %d SMs\n", p.name, p.multiProcessorCount);
-  if (argc > 1 && std::string(argv[1]) == "few") n_replays = 5;
-  check_prefills();
-  check_decode();
-  check_others();
+  const std::string mode = argc > 1 ? argv[1] : "";
+  if (mode == "few") n_replays = 5;
+  if (mode == "sanitize") {
+    n_replays = 0;
+    check_small_prefills();
+  } else {
+    check_prefills();
+  }
+  const bool small = mode == "sanitize";
+  check_decode(small ? 3 : 40, small ? 2 : 32);
+  check_others(small ? 2 : 32);
   LINNET_CUDA_OK(cudaDeviceSynchronize());
   std::printf("%d failures\n", failures);
   return failures ? 1 : 0;
