@@ -280,25 +280,23 @@ void check_others(int H) {
 }
 
 }  // namespace
-}  // namespace linnet::ops::sm90_check
 
-int main(int argc, char** argv) {
-  using namespace linnet::ops::sm90_check;
-  cudaDeviceProp p;
-  LINNET_CUDA_OK(cudaGetDeviceProperties(&p, 0));
-  std::printf("%s, %d SMs\n", p.name, p.multiProcessorCount);
-  const std::string mode = argc > 1 ? argv[1] : "";
+void check_all(const std::string& mode) {
+  const bool small = mode == "sanitize";
   if (mode == "few") n_replays = 5;
-  if (mode == "sanitize") {
+  if (small) {
     n_replays = 0;
     check_small_prefills();
   } else {
     check_prefills();
   }
-  const bool small = mode == "sanitize";
   check_decode(small ? 3 : 40, small ? 2 : 32);
   check_others(small ? 2 : 32);
-  LINNET_CUDA_OK(cudaDeviceSynchronize());
-  std::printf("%d failures\n", failures);
-  return failures ? 1 : 0;
+}
+
+}  // namespace linnet::ops::sm90_check
+
+int main(int argc, char** argv) {
+  using namespace linnet::ops::sm90_check;
+  return run_checks(argc, argv, check_all);
 }

@@ -261,20 +261,19 @@ void check_norms() {
 }
 
 }  // namespace
-}  // namespace linnet::ops::sm90_check
 
-int main() {
-  using namespace linnet::ops::sm90_check;
-  cudaDeviceProp p;
-  LINNET_CUDA_OK(cudaGetDeviceProperties(&p, 0));
-  std::printf("%s, %d SMs\n", p.name, p.multiProcessorCount);
-  check_one_sequence<bf16>("the layer's call", 9, linnet::ops::KdaGate::softplus);
-  check_one_sequence<__half>("f16, log decays, grouped heads", 3, linnet::ops::KdaGate::log_decay);
+void check_all() {
+  check_one_sequence<bf16>("the layer's call", 9, KdaGate::softplus);
+  check_one_sequence<__half>("f16, log decays, grouped heads", 3, KdaGate::log_decay);
   check_ragged();
   check_far_slots();
   check_convolution();
   check_norms();
-  LINNET_CUDA_OK(cudaDeviceSynchronize());
-  std::printf("%d failures\n", failures);
-  return failures ? 1 : 0;
+}
+
+}  // namespace linnet::ops::sm90_check
+
+int main(int argc, char** argv) {
+  using namespace linnet::ops::sm90_check;
+  return run_checks(argc, argv, [](const std::string&) { check_all(); });
 }
