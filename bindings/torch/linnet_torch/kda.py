@@ -143,12 +143,26 @@ def _prefill(q, k, v, g, beta, a_log, dt_bias, scale, initial_state, output_fina
     if not beta_logits:
         beta = beta.float()
         beta = (2.0 if allow_neg_eigval else 1.0) * torch.sigmoid(beta) if beta_sigmoid else beta
+    (q, k), (v,), (g,) = _rows(q, k), _rows(v), _rows(g) if g.ndim == 4 else (_dense(g),)
+    initial_state = _state(initial_state)
+    # The kernel's own values-first states need the records of all tokens at once when the call is not the layer's: there, transposed here.
+    transposes = state_v_first and not checkpoints and not _is_layers(q, k, v, g, normalize, use_gate, beta_logits)
+    if transposes and initial_state is not None:
+        initial_state = initial_state.transpose(-1, -2).contiguous()
     operator = torch.ops.linnet.kda_prefill_checkpoints if checkpoints else torch.ops.linnet.kda_prefill
     out, final, *after = operator(
-        *_rows(q, k), *_rows(v), *(_rows(g) if g.ndim == 4 else (_dense(g),)), _dense(beta), a_log, dt_bias, _state(initial_state), cu_seqlens,
-        scale, lower_bound if use_gate else None, output_final_state, normalize, use_gate, beta_logits, state_v_first,
+        q, k, v, g, _dense(beta), a_log, dt_bias, initial_state, cu_seqlens, scale, lower_bound if use_gate else None, output_final_state,
+        normalize, use_gate, beta_logits, state_v_first and not transposes,
     )  # fmt: skip
-    return out, final if output_final_state else None, *after
+    if not output_final_state:
+        return out, None, *after
+    return out, final.transpose(-1, -2).contiguous() if transposes else final, *after
+
+
+def _is_layers(q, k, v, g, normalize, use_gate, beta_logits):
+    """Whether the prefill kernel's builds without options take the call."""
+    one_stride = g.ndim == 4 and len({operators.token_stride(x) for x in (q, k, v, g)}) == 1
+    return one_stride and q.dtype == torch.bfloat16 and q.shape[2] == v.shape[2] and normalize and use_gate and beta_logits
 
 
 def _entering(after, initial_state, shape, cu_seqlens, dtype):

@@ -146,6 +146,43 @@ def _prefill(
     q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize, raw_gate, beta_logits, state_v_first,
     checkpoints,
 ):  # fmt: skip
+    n_sequences = _n_sequences(q, cu_seqlens)
+    if state is not None:
+        check("state", state, (n_sequences, v.shape[2], DIM, DIM), torch.float32)
+    final = state
+    if output_state:
+        final = q.new_empty((n_sequences, v.shape[2], DIM, DIM), dtype=torch.float32) if state is None else state.clone()
+    slots = _range(0, n_sequences, 1, q.device)
+    out = _enqueue_prefill(
+        q, k, v, g, beta, a_log, dt_bias, final, slots if state is not None else None, slots if output_state else None, cu_seqlens, scale,
+        lower_bound, normalize, raw_gate, beta_logits, state_v_first, checkpoints,
+    )  # fmt: skip
+    return out, final if output_state else q.new_empty(0, dtype=torch.float32)
+
+
+@define(
+    "kda_prefill_pool(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? a_log, Tensor? dt_bias, Tensor(a!) pool, Tensor? slots_in, "
+    "Tensor? slots_out, Tensor? cu_seqlens, float scale, float? lower_bound, bool normalize=True, bool raw_gate=True, bool beta_logits=True, "
+    "bool state_v_first=False) -> Tensor"
+)
+def kda_prefill_pool(
+    q, k, v, g, beta, a_log, dt_bias, pool, slots_in, slots_out, cu_seqlens, scale, lower_bound, normalize=True, raw_gate=True,
+    beta_logits=True, state_v_first=False,
+):  # fmt: skip
+    """kda_prefill with states in a pool [slots, H, 128, 128], f32 or bf16: sequence b begins with that of slots_in[b] and leaves its state in
+    slots_out[b], int32; negative or none: zeros, and nothing is left."""
+    check("pool", pool, (pool.shape[0], v.shape[2], DIM, DIM), torch.float32, torch.bfloat16)
+    for name, x in (("slots_in", slots_in), ("slots_out", slots_out)):
+        if x is not None:
+            check(name, x, (_n_sequences(q, cu_seqlens),), torch.int32, alignment=4)
+    return _enqueue_prefill(q, k, v, g, beta, a_log, dt_bias, pool, slots_in, slots_out, cu_seqlens, scale, lower_bound, normalize, raw_gate,
+                            beta_logits, state_v_first, None)  # fmt: skip
+
+
+def _enqueue_prefill(
+    q, k, v, g, beta, a_log, dt_bias, pool, slots_in, slots_out, cu_seqlens, scale, lower_bound, normalize, raw_gate, beta_logits,
+    state_v_first, checkpoints,
+):  # fmt: skip
     n_rows, n_tokens, n_qk_heads, _ = q.shape
     n_heads, head_gate = v.shape[2], g.ndim == 3
     expect(q.dtype in PREFILL_TYPES, "q: expected bfloat16 or float16", q.dtype)
@@ -168,27 +205,20 @@ def _prefill(
     starts = starts_of(q, cu_seqlens)
     n_sequences = starts.numel() - 1
     out = v.new_empty(v.shape)
-    slots = _range(0, n_sequences, 1, q.device)
-    if state is not None:
-        check("state", state, (n_sequences, n_heads, DIM, DIM), torch.float32)
-    final = state
-    if output_state:
-        final = q.new_empty((n_sequences, n_heads, DIM, DIM), dtype=torch.float32) if state is None else state.clone()
     gate = "lower_bound" if raw_gate and lower_bound is not None else ("head_" if head_gate else "") + ("softplus" if raw_gate else "log_decay")
     args = module.PrefillArgs(
         q=q.data_ptr(), k=k.data_ptr(), v=v.data_ptr(), z=g.data_ptr(), beta=beta.data_ptr() if beta_logits else None, out=out.data_ptr(),
         token_stride=stride, seq_start=starts.data_ptr(), seq_start_is_64=starts.dtype == torch.int64,
         n_sequences=n_sequences, n_heads=n_heads, n_tokens=n_rows * n_tokens,
-        state=pointer(final), state_in=pointer(slots if state is not None else None),
-        state_out=pointer(slots if output_state else None), scale=scale,
+        state=pointer(pool), state_in=pointer(slots_in), state_out=pointer(slots_out), scale=scale,
         gate=module.GateArgs(pointer(a_log), pointer(dt_bias), PREFILL_GATES[gate], lower_bound or 0.0),
         beta_value=None if beta_logits else beta.data_ptr(), qk_stride=qk_stride, z_stride=z_stride, out_stride=n_heads * DIM,
         n_qk_heads=n_qk_heads, normalize_qk=normalize, input=PREFILL_TYPES[q.dtype], state_v_first=state_v_first,
-        checkpoints=pointer(checkpoints),
+        state_type=int(pool is not None and pool.dtype == torch.bfloat16), checkpoints=pointer(checkpoints),
     )  # fmt: skip
     if out.numel() or n_sequences:
         enqueue("kda_prefill_sm90", args, q.device)
-    return out, final if output_state else q.new_empty(0, dtype=torch.float32)
+    return out
 
 
 def starts_of(q, cu_seqlens):
@@ -211,6 +241,11 @@ def _fake_prefill(q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lo
 def _(q, k, v, *rest):
     n_slots = q.shape[0] * q.shape[1] // CHUNK + _n_sequences(q, rest[5])
     return *_fake_prefill(q, k, v, *rest), q.new_empty((n_slots, v.shape[2], q.shape[3], v.shape[3]), dtype=torch.float32)
+
+
+@torch.library.register_fake("linnet::kda_prefill_pool", lib=library)
+def _(q, k, v, *rest):
+    return v.new_empty(v.shape)
 
 
 # ---- the plain recurrence

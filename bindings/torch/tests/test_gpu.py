@@ -147,6 +147,22 @@ def test_intermediate_states(lengths, v_first):
         assert torch.equal(entering, wanted[0].bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("v_first", [False, True])
+def test_prefill_with_a_pool(dtype, v_first):
+    x, pool = cases.make_inputs(["trained", "weak"], sum(LENGTHS)), cases.make_state(9, 2).to(dtype)
+    slots_in, slots_out = (torch.tensor(s, device="cuda", dtype=torch.int32) for s in ([4, -1, 1, 0, 7, 8], [4, 2, -1, 5, 3, 8]))
+    before, args = pool.clone(), [x[n] for n in ("q", "k", "v", "g", "beta", "A_log", "dt_bias")]
+    first = torch.where((slots_in >= 0).view(-1, 1, 1, 1), before[slots_in.clamp(min=0).long()].float(), 0.0)
+    rest = (128**-0.5, None)
+    out = OPS.kda_prefill_pool(*args, pool, slots_in, slots_out, starts(LENGTHS), *rest, True, True, True, v_first)
+    wanted, final = OPS.kda_prefill(*args, first, starts(LENGTHS), *rest, True, True, True, True, v_first)
+    assert torch.equal(out, wanted)
+    for b, slot in enumerate(slots_out.tolist()):
+        assert slot < 0 or torch.equal(pool[slot], final[b].to(dtype))
+    assert torch.equal(pool[[0, 1, 6, 7]], before[[0, 1, 6, 7]])
+
+
 @pytest.mark.parametrize("lengths", [[8192], [1024] * 8, [3000, 5, 0, 5187]])
 def test_graphs_at_full_size(lengths):
     """Each way to schedule a prefill, captured and replayed with other inputs and other lengths."""

@@ -84,14 +84,13 @@ def put_checkpoints(r, pool, n_tokens):
     widths = {"q": r.n_qk_heads * r.k_dim, "k": r.n_qk_heads * r.k_dim, "v": r.n_heads * r.v_dim, "g": r.n_heads * r.k_dim,
               "beta": r.n_heads, "out": r.n_heads * r.v_dim}  # fmt: skip
     for s, (begin, end) in enumerate(zip(starts, starts[1:])):
-        state = r.state_in and r.state_in + 4 * s * one
-        for i, at in enumerate(range(begin, end, 64)):
+        for i, at in enumerate(range(begin, end, 64)):  # each from the sequence's start: a state on the way is not rounded
             part = module.RecurrentArgs.from_buffer_copy(r)
             for name, width in widths.items():
                 type_ = {"g": r.g_type, "beta": r.beta_type}.get(name, r.type)
-                setattr(part, name, getattr(r, name) + at * width * sizes[type_])
-            part.seq_start, part.n_sequences, part.n_tokens, part.state_in = None, 1, min(64, end - at), state
-            state = part.state_out = pool + 4 * (begin // 64 + s + i) * one
+                setattr(part, name, getattr(r, name) + begin * width * sizes[type_])
+            part.seq_start, part.n_sequences, part.n_tokens = None, 1, min(at + 64, end) - begin
+            part.state_in, part.state_out = r.state_in + 4 * s * one, pool + 4 * (begin // 64 + s + i) * one
             recurrent_stand_in(part)
 
 
@@ -115,25 +114,33 @@ def prefill_stand_in(a):
         g = dense(a.z, heads, a.z_stride, g_type)
     r = module.RecurrentArgs(
         q=q.data_ptr(), k=k.data_ptr(), v=v.data_ptr(), g=g.data_ptr(), beta=a.beta_value or a.beta, out=a.out, a_log=a.gate.a_log,
-        dt_bias=operators.pointer(bias), seq_start=a.seq_start, state_in=a.state if a.state_in else None,
-        state_out=a.state if a.state_out else None, n_sequences=a.n_sequences, n_qk_heads=qk_heads, n_heads=heads, k_dim=dim, v_dim=dim,
+        dt_bias=operators.pointer(bias), seq_start=a.seq_start, n_sequences=a.n_sequences, n_qk_heads=qk_heads, n_heads=heads, k_dim=dim, v_dim=dim,
         type=type_, g_type=g_type, beta_type=0 if a.beta_value else type_,
         gate={"softplus": 1, "lower_bound": 2, "log_decay": 0}[gate.removeprefix("head_")], scale=a.scale, lower_bound=a.gate.lower_bound,
         normalize=a.normalize_qk, beta_logits=not a.beta_value, beta_max=1.0, seq_start_is_64=a.seq_start_is_64,
         state_v_first=a.state_v_first,
     )  # fmt: skip
+    prefill_stand_in.v_first.append(a.state_v_first)
+    assert starts_of(a.seq_start, a.n_sequences + 1, a.seq_start_is_64)[-1] == a.n_tokens
+    # The recurrence's states are dense: out of the pool and back.
+    slots_in, slots_out = (starts_of(x, a.n_sequences, False) if x else [-1] * a.n_sequences for x in (a.state_in, a.state_out))
+    one, type_ = heads * dim * dim, 2 if a.state_type else 0
+    n_slots = max(slots_in + slots_out) + 1
+    pool = memory(a.state, n_slots * one, type_).view(n_slots, one) if n_slots else None
+    states = torch.stack([pool[i].float() if i >= 0 else torch.zeros(one) for i in slots_in]) if a.n_sequences else torch.zeros(0)
+    r.state_in = r.state_out = states.data_ptr()
     if a.checkpoints:
         put_checkpoints(r, a.checkpoints, a.n_tokens)
-    for slots in (a.state_in, a.state_out):  # the binding uses states in order
-        assert not slots or starts_of(slots, a.n_sequences, False) == list(range(a.n_sequences))
-    assert starts_of(a.seq_start, a.n_sequences + 1, a.seq_start_is_64)[-1] == a.n_tokens
     recurrent_stand_in(r)
+    for b, slot in enumerate(slots_out):
+        if slot >= 0:
+            pool[slot] = states[b].to(pool.dtype)
 
 
 @pytest.fixture(autouse=True)
 def enqueued(monkeypatch):
     """Operators on the CPU. The value: names of what was enqueued."""
-    names = []
+    names, prefill_stand_in.v_first = [], []
     stand_ins = {"kda_prefill_sm90": prefill_stand_in, "kda_recurrent_sm90": recurrent_stand_in}
 
     def enqueue(name, args, device):
@@ -145,6 +152,7 @@ def enqueued(monkeypatch):
     library = torch.library.Library("linnet", "IMPL")
     library.impl("kda_prefill", operators.kda_prefill, "CPU")
     library.impl("kda_prefill_checkpoints", operators.kda_prefill_checkpoints, "CPU")
+    library.impl("kda_prefill_pool", operators.kda_prefill_pool, "CPU")
     library.impl("kda_recurrent", operators.kda_recurrent, "CPU")
     yield names
     library._destroy()
@@ -191,7 +199,7 @@ def test_chunk_takes_the_layers_call(enqueued, v_first, bound, batched):
         use_beta_sigmoid_in_kernel=True, initial_state=state.mT.contiguous() if v_first else state, output_final_state=True, state_v_first=v_first,
         cu_seqlens=None if batched else torch.tensor([0, 3, 3, 8]),
     )  # fmt: skip
-    assert enqueued == ["kda_prefill_sm90"] and out.shape == v.shape
+    assert enqueued == ["kda_prefill_sm90"] and out.shape == v.shape and prefill_stand_in.v_first == [v_first]
     flat = [x.flatten(0, 1).double() for x in (q, k, v, g, beta)]
     gate = operators.SOFTPLUS if bound is None else operators.LOWER_BOUND
     log = torch.log(decay_of(flat[3], gate, torch.exp(a_log.double().view(heads, 1)), dt_bias.double().view(heads, 128), bound))
@@ -294,6 +302,29 @@ def test_intermediate_states(enqueued, v_first, lengths, with_state):
         assert torch.equal(entering, wanted[0].half())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("v_first", [False, True])
+def test_prefill_with_a_pool(enqueued, dtype, v_first):
+    q, k, v, g, beta = draw(9, 2, 2, 128, 128, torch.bfloat16)
+    a_log, dt_bias, pool = torch.randn(2), torch.randn(256), torch.randn(6, 2, 128, 128).to(dtype)
+    slots_in, slots_out = torch.tensor([4, -1, 1, 0], dtype=torch.int32), torch.tensor([4, 2, -1, 5], dtype=torch.int32)
+    lengths, before = [3, 2, 4, 0], pool.clone()
+    states = torch.stack([before[i] if i >= 0 else torch.zeros_like(before[0]) for i in slots_in.tolist()]).float()
+    starts = torch.tensor([0, 3, 5, 9, 9])
+    out = torch.ops.linnet.kda_prefill_pool(
+        q, k, v, g, beta, a_log, dt_bias, pool, slots_in, slots_out, starts, 0.1, None, True, True, True, v_first)
+    wanted, final = torch.ops.linnet.kda_prefill(
+        q, k, v, g, beta, a_log, dt_bias, states, starts, 0.1, None, True, True, True, True, v_first)
+    assert torch.equal(out, wanted)
+    for b, slot in enumerate(slots_out.tolist()):
+        assert slot < 0 or torch.equal(pool[slot], final[b].to(dtype))
+    assert torch.equal(pool[[0, 1, 3]], before[[0, 1, 3]])
+    with pytest.raises(ValueError, match="slots_in"):
+        torch.ops.linnet.kda_prefill_pool(q, k, v, g, beta, a_log, dt_bias, pool, slots_in.long(), None, starts, 0.1, None)
+    with pytest.raises(ValueError, match="pool"):
+        torch.ops.linnet.kda_prefill_pool(q, k, v, g, beta, a_log, dt_bias, pool.half(), slots_in, None, starts, 0.1, None)
+
+
 @pytest.mark.parametrize("dtype,width", [(torch.bfloat16, 128), (torch.float32, 64)])
 @pytest.mark.parametrize("qk_heads", [1, 2])
 @pytest.mark.parametrize("raw_gate,gate_dtype", [(False, torch.float32), (False, torch.bfloat16), (True, torch.bfloat16), (True, torch.float32)])
@@ -310,6 +341,7 @@ def test_gated_delta_rule(enqueued, dtype, width, qk_heads, raw_gate, gate_dtype
         use_beta_sigmoid_in_kernel=True, allow_neg_eigval=True, state_v_first=v_first, cu_seqlens=torch.tensor([0, 2, 6]), **gate,
     )  # fmt: skip
     assert enqueued == ["kda_recurrent_sm90" if recurrent or width == 64 else "kda_prefill_sm90"]
+    assert not any(prefill_stand_in.v_first)  # the layer's call alone has such states in the kernel
     q, k, v, g, beta = (x[0].double() for x in (q, k, v, g, beta))
     log = -torch.exp(a_log.double()) * torch.nn.functional.softplus(g + dt_bias) if raw_gate else g
     log, beta = log.unsqueeze(-1).expand(-1, -1, width), 2 * torch.sigmoid(beta)
