@@ -42,8 +42,8 @@ def prefill_refusal(q, v, g, *, scale, use_gate_in_kernel):
         return f"expected bfloat16 or float16, got {q.dtype}"
     if use_gate_in_kernel and g.dtype != q.dtype:
         return f"expected the raw gate in the type of q, {q.dtype}, got {g.dtype}"
-    if q.shape[3] != operators.DIM or v.shape[3] != operators.DIM:
-        return f"expected heads of {operators.DIM}, got {q.shape[3]} and {v.shape[3]}"
+    if q.shape[3] not in operators.prefill_dims() or v.shape[3] != q.shape[3]:
+        return f"expected heads of {' or '.join(map(str, operators.prefill_dims()))}, got {q.shape[3]} and {v.shape[3]}"
     if not 2.0**-10 <= scale <= 2.0**10:
         return f"scale: expected 2^-10 to 2^10, got {scale}"
     return None

@@ -244,6 +244,12 @@ class Module:
         if status:
             raise RuntimeError(f"{name}: {self.table.error_text(status).decode()}")
 
+    @functools.cached_property
+    def prefill_dims(self):
+        """Widths of heads that the prefill kernel is built for: a call without sequences says so, and does nothing."""
+        enqueue, calls = self._operators["kda_prefill_sm90"].enqueue, [PrefillArgs(head_dim=d) for d in (128, 64)]
+        return tuple(call.head_dim for call in calls if enqueue(ctypes.addressof(call), None, None) == 0)
+
     def usable(self, device):
         """None, or why the device is not one."""
         info = DeviceInfo()

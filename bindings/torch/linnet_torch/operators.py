@@ -52,6 +52,10 @@ def unusable_device(device):
     return module.load().usable(device.index) if device.type == "cuda" else f"expected CUDA tensors, got {device}"
 
 
+def prefill_dims():
+    return module.load().prefill_dims
+
+
 def enqueue(name, args, device):
     reason = unusable_device(device)
     if reason:
@@ -116,7 +120,7 @@ def kda_prefill(
     q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize=True, raw_gate=True, beta_logits=True,
     state_v_first=False,
 ):  # fmt: skip
-    """q, k [B, T, Hk, 128], v [B, T, H, 128] bf16 or f16; g [B, T, H, 128], or [B, T, H] for all channels of a head, raw in their type or log
+    """Heads of 128, or another width of prefill_dims(). q, k [B, T, Hk, 128], v [B, T, H, 128] bf16 or f16; g [B, T, H, 128], or [B, T, H] for all channels of a head, raw in their type or log
     decays in f32; beta [B, T, H], logits in their type or values in f32; a_log [H], dt_bias [H * 128] or [H] with a raw gate; state
     [B, H, 128, 128] f32, keys first, or values. q, k, v and g may lie in wider matrices. Returns the output and the final state (without
     output_state: no elements)."""
@@ -132,7 +136,7 @@ def kda_prefill_checkpoints(
     """kda_prefill, and the state after every 64 tokens of a sequence and after its last one, [N / 64 + B, H, 128, 128] f32: those after tokens
     64 i to 64 i + 63 of sequence s in slot start / 64 + s + i. Slots that no tokens have are undefined."""
     n_slots = q.shape[0] * q.shape[1] // CHUNK + _n_sequences(q, cu_seqlens)
-    after = q.new_empty((n_slots, v.shape[2], DIM, DIM), dtype=torch.float32)
+    after = q.new_empty((n_slots, v.shape[2], q.shape[3], v.shape[3]), dtype=torch.float32)
     out, final = _prefill(q, k, v, g, beta, a_log, dt_bias, state, cu_seqlens, scale, lower_bound, output_state, normalize, raw_gate,
                           beta_logits, state_v_first, after)  # fmt: skip
     return out, final, after
@@ -147,11 +151,12 @@ def _prefill(
     checkpoints,
 ):  # fmt: skip
     n_sequences = _n_sequences(q, cu_seqlens)
+    states = (n_sequences, v.shape[2], q.shape[3], v.shape[3])
     if state is not None:
-        check("state", state, (n_sequences, v.shape[2], DIM, DIM), torch.float32)
+        check("state", state, states, torch.float32)
     final = state
     if output_state:
-        final = q.new_empty((n_sequences, v.shape[2], DIM, DIM), dtype=torch.float32) if state is None else state.clone()
+        final = q.new_empty(states, dtype=torch.float32) if state is None else state.clone()
     slots = _range(0, n_sequences, 1, q.device)
     out = _enqueue_prefill(
         q, k, v, g, beta, a_log, dt_bias, final, slots if state is not None else None, slots if output_state else None, cu_seqlens, scale,
@@ -171,7 +176,7 @@ def kda_prefill_pool(
 ):  # fmt: skip
     """kda_prefill with states in a pool [slots, H, 128, 128], f32 or bf16: sequence b begins with that of slots_in[b] and leaves its state in
     slots_out[b], int32; negative or none: zeros, and nothing is left."""
-    check("pool", pool, (pool.shape[0], v.shape[2], DIM, DIM), torch.float32, torch.bfloat16)
+    check("pool", pool, (pool.shape[0], v.shape[2], q.shape[3], v.shape[3]), torch.float32, torch.bfloat16)
     for name, x in (("slots_in", slots_in), ("slots_out", slots_out)):
         if x is not None:
             check(name, x, (_n_sequences(q, cu_seqlens),), torch.int32, alignment=4)
@@ -183,13 +188,14 @@ def _enqueue_prefill(
     q, k, v, g, beta, a_log, dt_bias, pool, slots_in, slots_out, cu_seqlens, scale, lower_bound, normalize, raw_gate, beta_logits,
     state_v_first, checkpoints,
 ):  # fmt: skip
-    n_rows, n_tokens, n_qk_heads, _ = q.shape
+    n_rows, n_tokens, n_qk_heads, dim = q.shape
     n_heads, head_gate = v.shape[2], g.ndim == 3
+    expect(dim in prefill_dims(), f"heads: expected a width of {prefill_dims()}", dim)
     expect(q.dtype in PREFILL_TYPES, "q: expected bfloat16 or float16", q.dtype)
     expect(n_qk_heads > 0 and n_heads % n_qk_heads == 0, f"value heads: expected a multiple of {n_qk_heads}", n_heads)
-    qk_stride = _stride_of("q", q, (n_rows, n_tokens, n_qk_heads, DIM), q.dtype)
+    qk_stride = _stride_of("q", q, q.shape, q.dtype)
     expect(_stride_of("k", k, q.shape, q.dtype) == qk_stride, "k: expected the strides of q", k.stride())
-    stride = _stride_of("v", v, (n_rows, n_tokens, n_heads, DIM), q.dtype)
+    stride = _stride_of("v", v, (n_rows, n_tokens, n_heads, dim), q.dtype)
     g_dtype, z_stride = q.dtype if raw_gate else torch.float32, 0
     if head_gate:
         check("g", g, (n_rows, n_tokens, n_heads), g_dtype)
@@ -200,7 +206,7 @@ def _enqueue_prefill(
     expect(not raw_gate or (a_log is not None and dt_bias is not None), "a_log, dt_bias: expected with a raw gate")
     if raw_gate:
         check("a_log", a_log, (n_heads,), torch.float32)
-        check("dt_bias", dt_bias, (n_heads if head_gate else n_heads * DIM,), torch.float32)
+        check("dt_bias", dt_bias, (n_heads if head_gate else n_heads * dim,), torch.float32)
     expect(2.0**-10 <= scale <= 2.0**10, "scale: expected 2^-10 to 2^10", scale)
     starts = starts_of(q, cu_seqlens)
     n_sequences = starts.numel() - 1
@@ -212,9 +218,9 @@ def _enqueue_prefill(
         n_sequences=n_sequences, n_heads=n_heads, n_tokens=n_rows * n_tokens,
         state=pointer(pool), state_in=pointer(slots_in), state_out=pointer(slots_out), scale=scale,
         gate=module.GateArgs(pointer(a_log), pointer(dt_bias), PREFILL_GATES[gate], lower_bound or 0.0),
-        beta_value=None if beta_logits else beta.data_ptr(), qk_stride=qk_stride, z_stride=z_stride, out_stride=n_heads * DIM,
+        beta_value=None if beta_logits else beta.data_ptr(), qk_stride=qk_stride, z_stride=z_stride, out_stride=n_heads * dim,
         n_qk_heads=n_qk_heads, normalize_qk=normalize, input=PREFILL_TYPES[q.dtype], state_v_first=state_v_first,
-        state_type=int(pool is not None and pool.dtype == torch.bfloat16), checkpoints=pointer(checkpoints),
+        state_type=int(pool is not None and pool.dtype == torch.bfloat16), checkpoints=pointer(checkpoints), head_dim=dim,
     )  # fmt: skip
     if out.numel() or n_sequences:
         enqueue("kda_prefill_sm90", args, q.device)

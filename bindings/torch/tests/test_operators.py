@@ -95,7 +95,7 @@ def put_checkpoints(r, pool, n_tokens):
 
 
 def prefill_stand_in(a):
-    heads, qk_heads, dim, n = a.n_heads, a.n_qk_heads, operators.DIM, a.n_tokens
+    heads, qk_heads, dim, n = a.n_heads, a.n_qk_heads, a.head_dim, a.n_tokens
     type_ = {0: 2, 1: 1}[a.input]
     gate = ("softplus", "lower_bound", "log_decay", "head_softplus", "head_log_decay")[a.gate.gate]  # of linnet::ops::KdaGate
     g_type = 0 if gate.endswith("log_decay") else type_
@@ -149,6 +149,7 @@ def enqueued(monkeypatch):
 
     monkeypatch.setattr(operators, "enqueue", enqueue)
     monkeypatch.setattr(operators, "unusable_device", lambda device: None)
+    monkeypatch.setattr(operators, "prefill_dims", lambda: (128,))
     library = torch.library.Library("linnet", "IMPL")
     library.impl("kda_prefill", operators.kda_prefill, "CPU")
     library.impl("kda_prefill_checkpoints", operators.kda_prefill_checkpoints, "CPU")
@@ -275,6 +276,22 @@ def test_prefill_with_gates_of_heads(enqueued, raw_gate):
     wanted, wanted_final = definition(unit(q), unit(k), v, log.unsqueeze(-1).expand(-1, -1, 128), torch.sigmoid(beta), 0.3, state, [6])
     close(out[0], wanted, 8e-3)
     close(final, wanted_final, 1e-6)
+
+
+@pytest.mark.parametrize("head_gate", [False, True])
+def test_chunk_of_heads_of_64(enqueued, monkeypatch, head_gate):
+    """Where the library has them in the prefill kernel."""
+    q, k, v, g, beta = draw(6, 1, 2, 64, 64, torch.bfloat16)
+    g = -torch.rand(1, 6, 2) if head_gate else -torch.abs(g.float())
+    function = linnet_torch.chunk_gated_delta_rule if head_gate else linnet_torch.chunk_kda
+    state = torch.randn(1, 2, 64, 64)
+    answers = []
+    for dims in ((128,), (128, 64)):
+        monkeypatch.setattr(operators, "prefill_dims", lambda dims=dims: dims)
+        answers.append(function(q, k, v, g, torch.sigmoid(beta), initial_state=state, output_final_state=True, use_qk_l2norm_in_kernel=True))
+    assert enqueued == ["kda_recurrent_sm90", "kda_prefill_sm90"]
+    close(answers[1][0], answers[0][0].double(), 8e-3)
+    close(answers[1][1], answers[0][1].double(), 1e-3)
 
 
 @pytest.mark.parametrize("v_first", [False, True])

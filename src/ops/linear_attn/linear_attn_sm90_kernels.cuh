@@ -35,6 +35,8 @@ inline KdaPrefillSm90 with_defaults(KdaPrefillSm90 a) {
 inline bool is_valid(const KdaPrefillSm90& a) {
   const int64_t z_unit = a.gate.gate == KdaGate::log_decay ? 4 : 8;
   const bool heads = a.n_qk_heads > 0 && a.n_heads % a.n_qk_heads == 0;
+  for (const int64_t stride : {a.token_stride, a.qk_stride, a.z_stride, a.out_stride})
+    if (stride < 0 || stride >= 1 << 29) return false;  // bytes of two tokens are 32 bits wide in prep
   return heads && a.gate.gate <= KdaGate::head_log_decay && a.token_stride % 8 == 0 && a.qk_stride % 8 == 0 &&
          a.z_stride % z_unit == 0 && a.out_stride % 8 == 0 && a.input <= KdaInput::f16 &&
          a.state_type <= KdaStateType::bf16;

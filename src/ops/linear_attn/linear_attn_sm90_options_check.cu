@@ -162,7 +162,8 @@ void check_refusals() {
           "q and k heads that do not divide the heads are refused");
   verdict(refused([](auto& a) { a.out_stride = 516; }) && refused([](auto& a) { a.qk_stride = 516; }) &&
               refused([](auto& a) { a.z_stride = 516; }) &&
-              refused([](auto& a) { a.gate.gate = KdaGate::log_decay, a.z_stride = 514; }),
+              refused([](auto& a) { a.gate.gate = KdaGate::log_decay, a.z_stride = 514; }) &&
+              refused([](auto& a) { a.qk_stride = 1ll << 32; }) && refused([](auto& a) { a.token_stride = -512; }),
           "strides that do not fit are refused");
   verdict(refused([](auto& a) { a.input = static_cast<KdaInput>(2); }) &&
               refused([](auto& a) { a.state_type = static_cast<KdaStateType>(2); }) &&
