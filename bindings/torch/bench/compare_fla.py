@@ -158,7 +158,7 @@ def time_calls(report, op, shape, bytes_moved, bandwidth, calls_of, repeats=30):
 def prefill(report, both, bandwidth, only):
     shapes = [(1, 8192, 32), (8, 1024, 32), (1, 65536, 32), (1, 8192, 64), (1, 8192, 96)]
     tuned_heads = shapes[0][2]
-    for (n_sequences, n_tokens, n_heads), kind in itertools.product(shapes, ("trained", "weak", "mixed", "strong")):
+    for kind, (n_sequences, n_tokens, n_heads) in itertools.product(("trained", "weak", "mixed", "strong"), shapes):
         shape = f"B{n_sequences} T{n_tokens} H{n_heads} {kind}"
         if only not in shape:
             continue
