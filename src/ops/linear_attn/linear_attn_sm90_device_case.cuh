@@ -16,7 +16,7 @@ __global__ void each_kernel(int64_t n, F f) {
 }
 template <class F>
 void each(int64_t n, F f) {
-  each_kernel<<<1056, 256, 0, stream()>>>(n, f);
+  launch_grid(each_kernel, 1056, 256, 0, stream(), n, f);
   LINNET_CUDA_OK(cudaGetLastError());
 }
 
@@ -115,7 +115,7 @@ __global__ void compare_kernel(int64_t n_rows, const X* x, const Y* y, Sums* sum
 template <class X, class Y>
 Error compare_on_device(const X* x, const Y* y, int64_t n_rows) {
   DeviceArray<Sums> sums(std::vector<Sums>(1));
-  compare_kernel<<<1056, 256, 0, stream()>>>(n_rows, x, y, sums.get());
+  launch_grid(compare_kernel, 1056, 256, 0, stream(), n_rows, x, y, sums.get());
   LINNET_CUDA_OK(cudaGetLastError());
   LINNET_CUDA_OK(cudaStreamSynchronize(stream()));
   const Sums s = sums.host()[0];

@@ -151,23 +151,23 @@ void check_prefill(const char* what, Schedule schedule, const std::vector<int64_
 // Prep's and the scan's roles in every schedule, and every build of them, in a few chunks.
 void check_small_prefills() {
   const std::vector<int64_t> lengths = {70, 0, 1, 200, 64};
-  for (const auto schedule : {Schedule::together, Schedule::in_turn, Schedule::cut}) {
+  for (const auto schedule : {Schedule::beside, Schedule::in_turn, Schedule::cut}) {
     check_prefill<bf16>("softplus", schedule, lengths, 3, 3, KdaGate::softplus);
     check_prefill<__half>("f16, log decays, grouped", schedule, lengths, 4, 2, KdaGate::log_decay);
   }
-  check_prefill<bf16>("together, lower bound", Schedule::together, lengths, 3, 3, KdaGate::lower_bound);
-  check_prefill<bf16>("together, checkpoints", Schedule::together, lengths, 3, 3, KdaGate::softplus, true);
+  check_prefill<bf16>("beside, lower bound", Schedule::beside, lengths, 3, 3, KdaGate::lower_bound);
+  check_prefill<bf16>("beside, checkpoints", Schedule::beside, lengths, 3, 3, KdaGate::softplus, true);
   check_prefill<bf16>("in turn, checkpoints", Schedule::in_turn, lengths, 3, 3, KdaGate::softplus, true);
 }
 
 void check_prefills() {
   const std::vector<int64_t> ragged = {1000, 1, 0, 3000, 64, 63, 17, 1024, 1500, 129, 700, 694};
-  check_prefill<bf16>("together, 8192 tokens x 32 heads", Schedule::together, {8192}, 32, 32, KdaGate::softplus);
-  check_prefill<bf16>("together, ragged x 32 heads", Schedule::together, ragged, 32, 32, KdaGate::lower_bound);
+  check_prefill<bf16>("beside, 8192 tokens x 32 heads", Schedule::beside, {8192}, 32, 32, KdaGate::softplus);
+  check_prefill<bf16>("beside, ragged x 32 heads", Schedule::beside, ragged, 32, 32, KdaGate::lower_bound);
   check_prefill<bf16>("in turn, ragged x 32 heads", Schedule::in_turn, ragged, 32, 32, KdaGate::softplus);
   check_prefill<bf16>("in turn, 8192 tokens x 64 heads", Schedule::in_turn, {8192}, 64, 64, KdaGate::softplus);
   check_prefill<bf16>("cut, two sequences x 2 heads", Schedule::cut, {9000, 11000}, 2, 2, KdaGate::softplus);
-  check_prefill<__half>("together, f16, log decays, grouped", Schedule::together, ragged, 32, 8, KdaGate::log_decay);
+  check_prefill<__half>("beside, f16, log decays, grouped", Schedule::beside, ragged, 32, 8, KdaGate::log_decay);
   check_prefill<__half>("in turn, f16, log decays, grouped", Schedule::in_turn, ragged, 32, 8, KdaGate::log_decay);
   check_prefill<bf16>("in turn, checkpoints", Schedule::in_turn, ragged, 8, 8, KdaGate::softplus, true);
 }
