@@ -128,6 +128,8 @@ def chunk_refusal(
         return "expected use_beta_sigmoid_in_kernel with allow_neg_eigval"
     if return_intermediate_states and kwargs.get("chunk_size", 64) != operators.CHUNK:
         return f"return_intermediate_states: expected chunks of {operators.CHUNK} tokens"
+    if return_intermediate_states and q.shape[3] != operators.DIM:
+        return f"return_intermediate_states: expected heads of {operators.DIM}, got {q.shape[3]}"
     if return_intermediate_states or (max_recurrent_tokens is not None and q.shape[1] > max_recurrent_tokens):
         return prefill_refusal(q, v, g, scale=q.shape[3] ** -0.5 if scale is None else scale, use_gate_in_kernel=use_gate_in_kernel)
     return None

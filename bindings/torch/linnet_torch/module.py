@@ -70,6 +70,10 @@ class DecodeArgs(Structure):
         ("norm_eps", c_float),
         ("gate", GateArgs),
         ("pools_settled", c_bool),
+        ("state_type", c_uint8),
+        ("state_v_first", c_bool),
+        ("out_gate_silu", c_bool),
+        ("head_dim", c_int32),
     ]
 
 
@@ -108,6 +112,7 @@ class RecurrentArgs(Structure):
         ("beta_per_value", c_int32),
         ("state_v_first", c_int32),
         ("seq_start_is_64", c_int32),
+        ("state_type", c_int32),
     ]
 
 
