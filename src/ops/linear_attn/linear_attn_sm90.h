@@ -78,7 +78,8 @@ struct KdaPrefillSm90 {
   // the inputs, seq_start, n_tokens, n_sequences and n_heads, on any device, but neither those of its sequences alone nor those of
   // two calls. true: never cut, which gives all sequences those bits. A call with checkpoints is never cut.
   bool whole_chains = false;
-  int head_dim = 0;  // Dk = Dv, instead of each 128 above; 0: 128. 64 is not built yet
+  // Dk = Dv, instead of each 128 above: a multiple of 8; 0: 128. A narrower head takes as long as one of 128, is never cut, and has no checkpoints.
+  int head_dim = 0;
 };
 
 // Bytes of scratch for a call, 128-byte aligned memory. Follows no pointer of the arguments. The same for any whole_chains. A call with options
@@ -86,7 +87,7 @@ struct KdaPrefillSm90 {
 size_t kda_prefill_sm90_workspace_bytes(const KdaPrefillSm90& args) noexcept;
 
 // Enqueues the prefill. No host synchronisation, graph-capturable, deterministic. Returns a cudaError_t: cudaErrorInvalidValue for heads,
-// strides, types or gates that do not fit, cudaErrorNotSupported for a width of heads that is not built.
+// strides, types or gates that do not fit, cudaErrorNotSupported for checkpoints of narrow heads.
 int kda_prefill_sm90(const KdaPrefillSm90& args, void* workspace, CUstream_st* stream) noexcept;
 
 // One token of every sequence, from the projections' outputs to the input of the output projection.

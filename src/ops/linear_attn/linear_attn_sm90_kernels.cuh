@@ -20,7 +20,7 @@ Kernels f16_kernels(KdaGate gate);           // linear_attn_sm90_prefill_f16.cu
 PrefillKernel scan_kernel(
     const KdaPrefillSm90& args);  // linear_attn_sm90_scan.cu: all gates and options, all layouts of states
 
-// Schedule::cut: linear_attn_sm90_segments.cu. Without checkpoints; arguments with defaults.
+// Schedule::cut: linear_attn_sm90_segments.cu. Without checkpoints or narrow heads; arguments with defaults.
 cudaError_t launch_segments(const KdaPrefillSm90& args, void* workspace, int n_lanes, cudaStream_t stream);
 
 inline KdaPrefillSm90 with_defaults(KdaPrefillSm90 a) {
@@ -39,19 +39,14 @@ inline bool is_valid(const KdaPrefillSm90& a) {
     if (stride < 0 || stride >= 1 << 29) return false;  // bytes of two tokens are 32 bits wide in prep
   return heads && a.gate.gate <= KdaGate::head_log_decay && a.token_stride % 8 == 0 && a.qk_stride % 8 == 0 &&
          a.z_stride % z_unit == 0 && a.out_stride % 8 == 0 && a.input <= KdaInput::f16 &&
-         a.state_type <= KdaStateType::bf16;
+         a.state_type <= KdaStateType::bf16 && a.head_dim > 0 && a.head_dim <= kDim && a.head_dim % 8 == 0;
 }
 inline bool is_plain(const KdaPrefillSm90& a) {
-  return a.gate.gate <= KdaGate::lower_bound && a.input == KdaInput::bf16 && !a.beta_value && a.normalize_qk &&
-         a.n_qk_heads == a.n_heads && a.qk_stride == a.token_stride && a.z_stride == a.token_stride;
-}
-// Widths of heads.
-inline cudaError_t refusal_of_width(int head_dim) {
-  if (head_dim == 0 || head_dim == kKdaSm90Dim) return cudaSuccess;
-  return head_dim == 64 ? cudaErrorNotSupported : cudaErrorInvalidValue;
+  return a.gate.gate <= KdaGate::lower_bound && a.input == KdaInput::bf16 && a.head_dim == kDim && !a.beta_value &&
+         a.normalize_qk && a.n_qk_heads == a.n_heads && a.qk_stride == a.token_stride && a.z_stride == a.token_stride;
 }
 inline bool has_plain_states(const KdaPrefillSm90& a) {
-  return a.state_type == KdaStateType::f32 && !a.state_v_first && !a.checkpoints;
+  return a.state_type == KdaStateType::f32 && !a.state_v_first && !a.checkpoints && a.head_dim == kDim;
 }
 inline Kernels kernels_of(const KdaPrefillSm90& a) {
   if (is_plain(a)) return plain_kernels(a.gate.gate);

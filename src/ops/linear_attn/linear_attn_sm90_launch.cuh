@@ -13,7 +13,8 @@ enum class Schedule { beside, in_turn, cut };
 Schedule choose_schedule(int64_t n_tokens, int n_sequences, int n_heads, bool whole_chains);
 // n_windows: pairs of grids, beside; 0: few enough that records take at most about 1.5 GiB.
 size_t workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads, Schedule schedule, int n_windows = 0);
-// n_lanes: CTAs that scan, cut: parts of all chains; 0: a good number. cudaErrorNotSupported: checkpoints of chains that are cut.
+// n_lanes: CTAs that scan, cut: parts of all chains; 0: a good number. cudaErrorNotSupported: checkpoints of chains that are cut or of
+// narrow heads; narrow heads that are cut.
 cudaError_t launch_prefill(const KdaPrefillSm90& args, void* workspace, Schedule schedule, int n_lanes,
                            cudaStream_t stream, int n_windows = 0);
 

@@ -167,9 +167,6 @@ inline std::vector<float> with_gaps(const std::vector<float>& x, int64_t width, 
   return y;
 }
 
-// Whether the prefill has kernels for heads of this width.
-inline bool is_built(int head_dim) { return kda_prefill_sm90({.head_dim = head_dim}, nullptr, nullptr) == cudaSuccess; }
-
 // On the device. q and k share no buffer: an index into the wrong one shows.
 struct OptionDevice {
   Rows q, k, v, z16, out;

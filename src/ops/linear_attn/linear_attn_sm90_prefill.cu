@@ -93,8 +93,8 @@ Kernels plain_kernels(KdaGate gate) {
 cudaError_t launch_prefill(const KdaPrefillSm90& args, void* workspace, Schedule schedule, int n_lanes,
                            cudaStream_t stream, int n_windows) {
   const KdaPrefillSm90 a = with_defaults(args);
-  if (const cudaError_t e = refusal_of_width(a.head_dim)) return e;
   if (!is_valid(a)) return cudaErrorInvalidValue;
+  if (a.checkpoints && a.head_dim < kDim) return cudaErrorNotSupported;
   if (schedule == Schedule::cut) return launch_segments(a, workspace, n_lanes, stream);
   const int64_t n_slots = first_slot(a.n_tokens, a.n_sequences), n_positions = n_slots * a.n_heads;
   if (n_positions > 0x7fffffff) return cudaErrorInvalidValue;
@@ -155,9 +155,9 @@ size_t kda_prefill_sm90_workspace_bytes(const KdaPrefillSm90& args) noexcept {
 }
 
 int kda_prefill_sm90(const KdaPrefillSm90& args, void* workspace, CUstream_st* stream) noexcept {
-  if (const cudaError_t e = sm90::refusal_of_width(args.head_dim)) return e;
   if (args.n_sequences == 0 || args.n_heads == 0) return cudaSuccess;
-  const bool whole_chains = args.whole_chains || args.checkpoints;
+  const bool is_narrow = sm90::with_defaults(args).head_dim < sm90::kDim;
+  const bool whole_chains = args.whole_chains || args.checkpoints || is_narrow;
   const auto schedule = sm90::choose_schedule(args.n_tokens, args.n_sequences, args.n_heads, whole_chains);
   return sm90::launch_prefill(args, workspace, schedule, 0, stream);
 }

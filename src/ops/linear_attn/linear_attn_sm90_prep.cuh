@@ -52,8 +52,11 @@ template <class B>
 __device__ __forceinline__ void put_decays(const KdaPrefillSm90& a, const Chunk& c, Smem& s, int warp, int lane) {
   using T = typename B::T;
   float sum_log2[4] = {};
+  const int head_dim = B::kPlain ? kDim : a.head_dim, channel = c.head * head_dim + 4 * lane;
+  const bool is_channel = 4 * lane < head_dim;
   if constexpr (B::kRawRows) {
-    const float4 dt_bias = __ldg(reinterpret_cast<const float4*>(a.gate.dt_bias + c.head * kDim + 4 * lane));
+    float4 dt_bias = {};
+    if (is_channel) dt_bias = __ldg(reinterpret_cast<const float4*>(a.gate.dt_bias + channel));
     const float a_log = __ldg(a.gate.a_log + c.head);
     wait_for_load<0>();
     clear_beyond<T>(c, s, warp, lane);
@@ -61,9 +64,9 @@ __device__ __forceinline__ void put_decays(const KdaPrefillSm90& a, const Chunk&
     make_factors(sum_log2, given, s, warp, lane);
   } else if constexpr (B::kGate == KdaGate::log_decay) {
     GivenDecays given;
-    given.rows = static_cast<const float*>(a.z) + (c.token + kBlock * warp) * a.z_stride + c.head * kDim + 4 * lane;
+    given.rows = static_cast<const float*>(a.z) + (c.token + kBlock * warp) * a.z_stride + channel;
     given.stride = a.z_stride;
-    given.left = c.n_valid - kBlock * warp;
+    given.left = is_channel ? c.n_valid - kBlock * warp : 0;
     make_factors(sum_log2, given, s, warp, lane);
   } else {
     const int token = kBlock * warp + lane;  // of lanes 0 to 7

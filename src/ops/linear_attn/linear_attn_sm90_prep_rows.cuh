@@ -27,10 +27,10 @@ __device__ __forceinline__ bool locate(const KdaPrefillSm90& a, unsigned slot, i
 }
 
 // The copies of one tensor's 8 rows, two at a time. to: the lane's piece of its first row, row: in the tensor, step: two tokens in bytes.
-__device__ __forceinline__ void copy_rows(const Chunk& c, uint32_t to, int tensor, const char* row, uint32_t step,
-                                          int left, const void* anywhere) {
+__device__ __forceinline__ void copy_rows(bool all, uint32_t to, int tensor, const char* row, uint32_t step, int left,
+                                          const void* anywhere) {
   const auto at = [&](int i) { return (to ^ (i << 5)) + (i * 256 + tensor * kTensorBytes); };
-  if (c.n_valid == kChunk) {
+  if (all) {
 #pragma unroll
     for (int i = 0; i < 4; i++) copy16(at(i), row + static_cast<uint64_t>(step) * i, 16);
   } else {
@@ -43,17 +43,20 @@ __device__ __forceinline__ void copy_rows(const Chunk& c, uint32_t to, int tenso
 }
 
 // Starts the copies of a chunk's raw rows to shared memory, z last: compute waits for q and k alone, at first. Each warp copies its own 8
-// tokens. With options z may have rows of its own stride, or none here, and q and k fewer heads.
+// tokens. With options z may have rows of its own stride, or none here, q and k fewer heads, and heads channels
+// that are none: zeros.
 template <class B>
 __device__ __forceinline__ void load(const KdaPrefillSm90& a, const Chunk& c, Smem& s, int thread) {
   const int here = forget(thread), warp = here >> 5, lane = here & 31, first = lane >> 4, piece = lane & 15;
-  const int left = c.n_valid - kBlock * warp - first;
+  const int head_dim = B::kPlain ? kDim : a.head_dim;
+  const bool is_channel = piece * 8 < head_dim;
+  const int left = is_channel ? c.n_valid - kBlock * warp - first : 0;
   const int64_t token = c.token + kBlock * warp + first;
   const uint32_t to = smem_address(s.rows) + warp * kTileBytes + (piece >> 3) * kPanelBytes + first * 128 +
                       (((piece & 7) ^ first) << 4);
   const auto copy = [&](int tensor, const void* from, int64_t stride, int head) {
-    const char* const row = static_cast<const char*>(from) + (token * stride + head * kDim + piece * 8) * 2;
-    copy_rows(c, to, tensor, row, static_cast<uint32_t>(stride * 4), left, from);
+    const char* const row = static_cast<const char*>(from) + (token * stride + head * head_dim + piece * 8) * 2;
+    copy_rows(is_channel && c.n_valid == kChunk, to, tensor, row, static_cast<uint32_t>(stride * 4), left, from);
   };
   const int qk_head = B::kPlain ? c.head : c.head / (a.n_heads / a.n_qk_heads);
   const int64_t qk_stride = B::kPlain ? a.token_stride : a.qk_stride;
@@ -64,8 +67,8 @@ __device__ __forceinline__ void load(const KdaPrefillSm90& a, const Chunk& c, Sm
     copy(kRawZ, a.z, B::kPlain ? a.token_stride : a.z_stride, c.head);
   } else if constexpr (B::kGate == KdaGate::log_decay) {  // no room for f32: compute reads them itself, from the L2
     const int row = kBlock * warp + (lane >> 2), line = lane & 3;
-    if (row < c.n_valid)
-      prefetch_line(static_cast<const float*>(a.z) + (c.token + row) * a.z_stride + c.head * kDim + line * 32);
+    if (row < c.n_valid && line * 32 < head_dim)
+      prefetch_line(static_cast<const float*>(a.z) + (c.token + row) * a.z_stride + c.head * head_dim + line * 32);
   }
   commit_copies();
 }

@@ -1,5 +1,7 @@
-// kda_sm90 scan as a kernel of its own, a CTA a lane: beside prep or after it. Plain pools of states and others, bf16 and f16 values.
-// Registers 168, spills 328, stack 112: at the launch; then consumers 224, the warps that serve them 56. The spills are in those.
+// kda_sm90 scan as a kernel of its own, a CTA a lane: beside prep or after it. Plain pools of states and others, narrow
+// heads, bf16 and f16 values.
+// Registers 168, spills 428, stack 128: at the launch (heads of 128: spills 328); then consumers 224, the warps that serve them 56. The spills
+// are in those.
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
 #include "ops/linear_attn/linear_attn_sm90_states.cuh"
@@ -16,6 +18,7 @@ __global__ void __launch_bounds__(kScanThreads, 1)
 template <class T>
 PrefillKernel kernel_of(const KdaPrefillSm90& a) {
   if (has_plain_states(a)) return scan_kernel<T, ScanArgs>;
+  if (a.head_dim < kDim) return scan_kernel<T, StateScan<false, true>>;
   return a.checkpoints ? scan_kernel<T, StateScan<true>> : scan_kernel<T, StateScan<false>>;
 }
 

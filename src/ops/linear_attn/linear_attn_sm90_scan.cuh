@@ -83,10 +83,18 @@ struct ScanArgs {
   Lanes lanes;
   int lane;
   int part;  // of the columns, a consumer's
-  static constexpr bool kOutputs = true, kCheckpoints = false;
+
+  static constexpr bool kOutputs = true, kCheckpoints = false, kNarrow = false;  // narrow: heads of fewer than 128
 };
 
 __device__ __forceinline__ bool has_values(const ScanArgs&) { return true; }  // else they are zero
+
+// Columns of keys and of values beyond are zero.
+template <class Scan>
+__device__ __forceinline__ int head_dim(const Scan& s) {
+  if constexpr (Scan::kNarrow) return s.a.head_dim;
+  else return kDim;
+}
 
 // The pieces of the lane in its window; f(piece, step of its first slot).
 template <class F>
@@ -178,12 +186,13 @@ __device__ __forceinline__ void load_value_rows(const Scan& s, uint32_t smem) {
   ValueCursor at;
   for_each_chunk(s, [&](const Piece& w, int c, int, int number) {
     if (c == w.begin_chunk()) prefetch_state(s, w);
-    const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
-    const char* value = v + (token * s.a.token_stride + w.head * kDim) * 2 + piece * 16;
+    const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row;
+    const int64_t left = has_values(s) && piece * 8 < head_dim(s) ? w.token + w.length - token : 0;
+    const char* value = v + (token * s.a.token_stride + w.head * head_dim(s)) * 2 + piece * 16;
     if (number >= kValueStages) barrier_wait(stored(smem, at.stage), at.phase ^ 1);
 #pragma unroll 8
     for (int i = 0; i < kChunk / 2; i++) {
-      const bool valid = has_values(s) && 2 * i < left;
+      const bool valid = 2 * i < left;
       copy16(value_piece(smem, at.stage, piece >> 3, 2 * i + row, piece & 7), valid ? value + i * step_bytes : v,
              valid ? 16 : 0);
     }
@@ -254,11 +263,12 @@ __device__ __forceinline__ void store_outputs(const Scan& s, uint32_t smem) {
   ValueCursor at;
   for_each_chunk(s, [&](const Piece& w, int c, int, int) {
     const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
-    char* const to = static_cast<char*>(s.a.out) + (token * s.a.out_stride + w.head * kDim) * 2 + piece * 16;
+    char* const to = static_cast<char*>(s.a.out) + (token * s.a.out_stride + w.head * head_dim(s)) * 2 + piece * 16;
 #pragma unroll 1
     for (int part = 0; part < kParts; part++) {
       barrier_wait(written(smem, part, at.stage), at.phase);
-      if constexpr (Scan::kOutputs) store_part(s, smem, at.stage, part, to + part * 128, left);
+      if constexpr (Scan::kOutputs)
+        store_part(s, smem, at.stage, part, to + part * 128, part * 64 + piece * 8 < head_dim(s) ? left : 0);
     }
     __syncwarp();
     if (thread == 0) barrier_arrive(stored(smem, at.stage));

@@ -172,7 +172,7 @@ static_assert(kHandoffFloats == kStateFloats && kSegmentLanes <= kMaxLanes);
 cudaError_t launch_segments(const KdaPrefillSm90& a, void* workspace, int n_lanes, cudaStream_t stream) {
   const int64_t n_slots = first_slot(a.n_tokens, a.n_sequences), n_positions = n_slots * a.n_heads;
   if (n_positions > 0x7fffffff) return cudaErrorInvalidValue;
-  if (a.checkpoints) return cudaErrorNotSupported;
+  if (a.checkpoints || a.head_dim < kDim) return cudaErrorNotSupported;
   const Lanes lanes{
       static_cast<int>(std::min<int64_t>(n_lanes ? std::min(n_lanes, kSegmentLanes) : kSegmentLanes, n_positions)),
       static_cast<int>(n_slots), static_cast<int>(n_positions)};

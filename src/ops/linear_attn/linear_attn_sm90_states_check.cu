@@ -150,6 +150,7 @@ void check_pools(const C& c, KdaPrefillSm90& args, const std::string& call, cons
   for (const bool v_first : {false, true}) {
     const auto pool = v_first ? transposed(initial, D) : initial, want = v_first ? transposed(plain, D) : plain;
     for (const bool with_checkpoints : {false, true}) {
+      if (with_checkpoints && D < kD) continue;
       const std::string how =
           call + (v_first ? ", values first" : ", keys first") + (with_checkpoints ? ", checkpoints" : "");
       args.state_v_first = v_first;
@@ -248,7 +249,6 @@ int main(int argc, char** argv) {
     check_restart(false);
     check_restart(true);
     check_pools_of_layer();
-    for (const int head_dim : {128, 64})
-      if (is_built(head_dim)) check_pools_with_options(head_dim);
+    for (const int head_dim : {128, 64}) check_pools_with_options(head_dim);
   });
 }
