@@ -3,6 +3,7 @@
 
 #include <cuda_fp16.h>
 
+#include "core/kernel_cuda.cuh"
 #include "ops/linear_attn/linear_attn_sm90_recurrent.h"
 #include "ops/linear_attn/linear_attn_sm90_verdict.cuh"
 
@@ -16,8 +17,7 @@ __global__ void each_kernel(int64_t n, F f) {
 }
 template <class F>
 void each(int64_t n, F f) {
-  launch_grid(each_kernel, 1056, 256, 0, stream(), n, f);
-  LINNET_CUDA_OK(cudaGetLastError());
+  LINNET_CUDA_OK(launch_grid(each_kernel<F>, 1056, 256, 0, stream(), n, f));
 }
 
 __host__ __device__ inline uint64_t mixed(uint64_t x) {
@@ -115,8 +115,7 @@ __global__ void compare_kernel(int64_t n_rows, const X* x, const Y* y, Sums* sum
 template <class X, class Y>
 Error compare_on_device(const X* x, const Y* y, int64_t n_rows) {
   DeviceArray<Sums> sums(std::vector<Sums>(1));
-  launch_grid(compare_kernel, 1056, 256, 0, stream(), n_rows, x, y, sums.get());
-  LINNET_CUDA_OK(cudaGetLastError());
+  LINNET_CUDA_OK(launch_grid(compare_kernel<X, Y>, 1056, 256, 0, stream(), n_rows, x, y, sums.get()));
   LINNET_CUDA_OK(cudaStreamSynchronize(stream()));
   const Sums s = sums.host()[0];
   double worst;

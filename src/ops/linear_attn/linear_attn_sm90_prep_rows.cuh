@@ -89,12 +89,6 @@ __device__ __forceinline__ void clear_beyond(const Chunk& c, Smem& s, int warp, 
   __syncwarp();
 }
 
-template <class T>
-__device__ __forceinline__ void mma_k8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
-  if constexpr (std::is_same_v<T, __half>) mma_k8<__half>(d, a0, a1, b);
-  else mma_k8<__nv_bfloat16>(d, a0, a1, b);
-}
-
 // Sums of squares and q . k are diagonals of products of the raw rows: to s.norm, and of the normalised rows to s.diagonal.
 template <class B>
 __device__ __forceinline__ void norms(Smem& s, [[maybe_unused]] bool normalize, int warp, int lane) {

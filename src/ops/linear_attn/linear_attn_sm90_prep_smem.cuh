@@ -51,16 +51,6 @@ __device__ __forceinline__ int forget(int x) {
   return x;
 }
 
-__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x) { store_shared(address, x); }
-__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x, uint32_t y) { store_shared(address, x, y); }
-__device__ __forceinline__ void store_shared(uint32_t address, const uint32_t (&x)[4]) { store_shared(address, x); }
-__device__ __forceinline__ uint2 load_shared(uint32_t address) {
-  uint2 x;
-  x = load_shared(address);
-  return x;
-}
-__device__ __forceinline__ void load_shared(uint32_t (&x)[4], uint32_t address) { load_shared(x, address); }
-
 // Two lanes' views of a row of 128 channels. Channel view: a lane has channels 4l..4l+3 of all of the warp's tokens; decays are made in it.
 // Token view: lanes 4g..4g+3 have token token_of(lane), lane t of them pieces t, t + 4, t + 8, t + 12: so lie operands of matrix
 // instructions in registers. The permutation of tokens lets eight lanes hit all banks.

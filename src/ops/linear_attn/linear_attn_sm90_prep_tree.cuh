@@ -48,7 +48,6 @@ __device__ __forceinline__ void multiply(uint32_t (&y)[4], const uint32_t* a, co
 #pragma unroll
   for (int w = 0; w < 4; w++) y[w] = mul_half2(a[w], b[w]);
 }
-__device__ __forceinline__ void store_global(char* to, const uint32_t (&x)[4]) { store_global(to, x); }
 
 // The block's operands, K and Q with their prefixes, K with its suffix, take the places of z, q and k; times the decays over the chunk's other
 // blocks (rows of f16, before and after) they are the record's rows.
@@ -57,8 +56,8 @@ __device__ __forceinline__ void finish_rows(const Rows& x, uint32_t before, uint
   const uint32_t mine = warp * kTileBytes + in_token_row(lane), rows = smem_address(s.rows) + mine;
   const int token = token_of(lane);
   const uint32_t factors = smem_address(s.rows) + warp * kTileBytes + token * 128 + (lane & 3) * 16 + (token & 4) * 16;
-  char* const first = record->k_in + mine;
-  char* const second = record->k_in + (mine ^ 64);
+  char* const first = reinterpret_cast<char*>(record) + mine;  // k_in, then q_in and k_out
+  char* const second = reinterpret_cast<char*>(record) + (mine ^ 64);
   const auto record_row = [&](int j) { return (j & 1 ? second : first) + (j >> 1) * kPanelBytes; };
   uint32_t prefix[4][4], suffix[4][4];
 #pragma unroll
