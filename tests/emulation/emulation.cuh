@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdlib>
@@ -82,10 +83,13 @@ inline void __syncthreads() { linnet::emulation::sync_cta(); }
 inline void __syncwarp(unsigned = ~0u) { linnet::emulation::sync_warp(); }
 template <class T>
 T __shfl_sync(unsigned, T x, int lane, int width = 32) {
-  static_assert(sizeof(T) == 4);
-  const int mine = linnet::emulation::me->lane;
-  return std::bit_cast<T>(
-      linnet::emulation::shuffle(std::bit_cast<uint32_t>(x), (mine & -width) | (lane & (width - 1))));
+  const int from = (linnet::emulation::me->lane & -width) | (lane & (width - 1));
+  std::array<uint32_t, sizeof(T) / 4> words;
+  static_assert(sizeof words == sizeof x);
+  std::memcpy(words.data(), &x, sizeof x);
+  for (uint32_t& word : words) word = linnet::emulation::shuffle(word, from);
+  std::memcpy(&x, words.data(), sizeof x);
+  return x;
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T x, int bits, int width = 32) {
