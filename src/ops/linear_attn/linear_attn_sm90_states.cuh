@@ -21,8 +21,7 @@ struct StateView {
     return at + (8 * (i >> 2) + (i & 1)) * key_bytes + 8 * ((i >> 1) & 1) * value_bytes;
   }
   __device__ __forceinline__ bool has(int i) const {
-    const int j = (i >> 2) & 7, panel = i >> 5;
-    return 16 * j + 2 * panel + (i & 1) < keys && 8 * ((i >> 1) & 1) < values;
+    return 8 * (i >> 2) + (i & 1) < keys && 8 * ((i >> 1) & 1) < values;
   }
 };
 
