@@ -76,6 +76,12 @@ inline float __fsub_rn(float x, float y) { return x - y; }
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 inline int __ffs(uint32_t x) { return __builtin_ffs(static_cast<int>(x)); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(uint32_t x) { return x ? __builtin_clz(x) : 32; }
+inline uint32_t __brev(uint32_t x) {
+  uint32_t y = 0;
+  for (int i = 0; i < 32; i++) y |= (x >> i & 1) << (31 - i);
+  return y;
+}
 inline int __popc(uint32_t x) { return std::popcount(x); }
 inline long long clock64() { return static_cast<long long>(linnet::emulation::progress); }
 

@@ -138,7 +138,7 @@ __device__ __forceinline__ void load_records(const Scan& s, uint32_t smem) {
     while (step >= n_ready) {  // many flags in one look
       const int mine = step + thread;
       const bool is = mine < window.end && load_acquire(flags + mine) == mine + 1;
-      n_ready = step + __ffs(~__ballot_sync(~0u, is)) - 1;
+      n_ready = step + __clz(__brev(~__ballot_sync(~0u, is)));  // up to the first that is not; all 32, if all are
       if (n_ready > step) fence_proxies();
     }
 #pragma unroll
