@@ -80,8 +80,10 @@ __device__ __forceinline__ void run_prep(const KdaPrefillSm90& a, const Workspac
   const int workgroup =
       __shfl_sync(~0u, static_cast<int>(threadIdx.x) / prep::kThreads, 0);  // one number, to the compiler
   if (workgroup < kWorkgroups) {
+    take_registers<80>();
     prepare<B>(a, desks[workgroup], *reinterpret_cast<prep::Smem*>(smem_bytes + workgroup * kPrepBytes));
   } else {
+    give_registers<24>();
     const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
     if (warp < kWorkgroups && (threadIdx.x & 31) == 0) manage(a, w, lanes, desks[warp]);
   }

@@ -1,6 +1,6 @@
 // kda_sm90 scan as a kernel of its own, a CTA a lane: beside prep or after it. Plain pools of states and others, narrow
 // heads, bf16 and f16 values.
-// Registers 168, spills 428, stack 128: at the launch (heads of 128: spills 328); then consumers 224, the warps that serve them 56. The spills
+// Registers 168, spills 536, stack 168: at the launch; then consumers 224, the warps that serve them 56. The spills
 // are in those.
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"

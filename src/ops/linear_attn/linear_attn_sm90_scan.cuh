@@ -189,12 +189,20 @@ __device__ __forceinline__ void load_value_rows(const Scan& s, uint32_t smem) {
     const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row;
     const int64_t left = has_values(s) && piece * 8 < head_dim(s) ? w.token + w.length - token : 0;
     const char* value = v + (token * s.a.token_stride + w.head * head_dim(s)) * 2 + piece * 16;
+    const uint32_t to = value_piece(smem, at.stage, piece >> 3, row, piece & 7);
     if (number >= kValueStages) barrier_wait(stored(smem, at.stage), at.phase ^ 1);
-#pragma unroll 8
-    for (int i = 0; i < kChunk / 2; i++) {
-      const bool valid = 2 * i < left;
-      copy16(value_piece(smem, at.stage, piece >> 3, 2 * i + row, piece & 7), valid ? value + i * step_bytes : v,
-             valid ? 16 : 0);
+    const bool all = left > kChunk - 2;
+    if (all || left <= 0) {  // nearly always: few instructions each, else this warp is what the consumers wait for
+      const int64_t step = all ? step_bytes : 0;
+      const char* from = all ? value : v;
+#pragma unroll
+      for (int i = 0; i < kChunk / 2; i++, from += step) copy16((to ^ (i & 3) << 5) + i * 256, from, all ? 16 : 0);
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < kChunk / 2; i++) {
+        const bool valid = 2 * i < left;
+        copy16((to ^ (i & 3) << 5) + i * 256, valid ? value + i * step_bytes : v, valid ? 16 : 0);
+      }
     }
     barrier_arrive_after_copies(values(smem, at.stage));
     at.advance();
@@ -223,16 +231,16 @@ __device__ __forceinline__ void load_values(float (&r)[32], uint32_t value) {
   }
 }
 
-// O of one warp into the place of the values it has used: scaled, rounded, token-major again.
+// O of one warp, scaled and rounded; then into the place of the values it has used, token-major again.
 template <class T>
-__device__ __forceinline__ void put_output(uint32_t fragment, const float (&o)[32], float scale) {
+__device__ __forceinline__ void pack_output(uint32_t (&p)[16], const float (&o)[32], float scale) {
 #pragma unroll
-  for (int j = 0; j < 4; j++) {
-    uint32_t p[4];
+  for (int i = 0; i < 16; i++) p[i] = pack<T>(o[2 * i] * scale, o[2 * i + 1] * scale);
+}
+__device__ __forceinline__ void put_output(uint32_t fragment, const uint32_t (&p)[16]) {
 #pragma unroll
-    for (int x = 0; x < 4; x++) p[x] = pack<T>(o[8 * j + 2 * x] * scale, o[8 * j + 2 * x + 1] * scale);
-    stmatrix_transposed(fragment + j * 16 * 128, p[0], p[1], p[2], p[3]);
-  }
+  for (int j = 0; j < 4; j++)
+    stmatrix_transposed(fragment + j * 16 * 128, p[4 * j], p[4 * j + 1], p[4 * j + 2], p[4 * j + 3]);
 }
 
 // A part's outputs of one chunk from shared memory to the tensor; `left` of them from this thread's first row on.
@@ -391,8 +399,15 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
   float s[64];
   uint32_t s_operand[32], u_operand[16];
   float r[32], o[32];
+  uint32_t output[16];  // of the chunk before, which leaves while products run
+  int last = 0;         // its stage
   RecordCursor at;
   ValueCursor v;
+  const auto put_last = [&] {
+    put_output(fragment + last * kParts * kValueBytes, output);
+    __syncwarp();
+    if (thread == 0) barrier_arrive(written(smem, x.part, last));
+  };
   pieces_of(x, [&](const Piece& w, int) {
     const int n_chunks = w.end_chunk() - w.begin_chunk();
     load_state(x, w, s);
@@ -400,17 +415,18 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
     if (n_chunks > 0) {
       barrier_wait(values(smem, v.stage), v.phase);
       load_values<T>(r, fragment + v.stage * kParts * kValueBytes);
+      barrier_wait(loaded(smem, 0, at.stage), at.phase);
     }
 #pragma unroll 1
     for (int c = 0; c < n_chunks; c++) {  // no product stands under a condition: the compiler would wait for each one
       const uint32_t record = smem + at.stage * kRecordBytes;
-      barrier_wait(loaded(smem, 0, at.stage), at.phase);
       touch(r);
       wgmma_fence();
       read_state<-1>(r, s_operand, operand(record + offsetof(Record, k_in), 16), true);  // R = V - K~ S
       touch(o);
       wgmma_fence();
       read_state<1>(o, s_operand, operand(record + offsetof(Record, q_in), 16), false);  // O = Q~ S
+      if (c > 0) put_last();
       barrier_wait(loaded(smem, 1, at.stage), at.phase);
       float decay[32];
       load_decay(decay, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
@@ -435,10 +451,14 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
                               operand(record + offsetof(Record, k_out) + kk * 2048, kPanelBytes));
       wgmma_commit();
       mix_tokens(o, u_operand, operand(record + offsetof(Record, attend), 16), true);  // O += A U
-      const int value_stage = v.stage, record_stage = at.stage;
+      const int record_stage = at.stage;
+      last = v.stage;
       v.advance();
       at.advance();
-      if (c + 1 < n_chunks) barrier_wait(values(smem, v.stage), v.phase);
+      if (c + 1 < n_chunks) {
+        barrier_wait(values(smem, v.stage), v.phase);
+        barrier_wait(loaded(smem, 0, at.stage), at.phase);
+      }
       load_values<T>(r, fragment + v.stage * kParts * kValueBytes);  // after the last chunk: leftovers, never used
       wgmma_wait<1>();
       touch(s);
@@ -447,10 +467,9 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       wgmma_wait<0>();
       touch(o);
       if (thread == 0) barrier_arrive(read_by_all(smem, 1, record_stage));
-      put_output<T>(fragment + value_stage * kParts * kValueBytes, o, x.a.scale);
-      __syncwarp();
-      if (thread == 0) barrier_arrive(written(smem, x.part, value_stage));
+      pack_output<T>(output, o, x.a.scale);
     }
+    if (n_chunks > 0) put_last();
     store_state(x, w, s);
   });
 }
