@@ -28,8 +28,8 @@ constexpr int kPanelBytes = kChunk * 128;
 struct Record {
   char k_in[2 * kPanelBytes];   // K e^G            reads the entering state
   char q_in[2 * kPanelBytes];   // Q e^G
-  char k_out[2 * kPanelBytes];  // K e^(G_end - G)  writes the leaving state
   char solve[kPanelBytes];      // (I + L)^-1 diag(beta), L the strict lower triangle of beta K K^T with decay
+  char k_out[2 * kPanelBytes];  // K e^(G_end - G)  writes the leaving state
   char attend[kPanelBytes];     // Q K^T with decay, lower triangle with diagonal
   float decay[kDim];            // e^G_end, columns as in the panels
 };

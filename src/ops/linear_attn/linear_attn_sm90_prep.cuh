@@ -12,7 +12,7 @@
 //         operands (|k| <= 1), f32 sums. Operands of blocks lie in shared memory once; the third factor multiplies the earlier one's registers.
 // Norms   diagonals of products of the raw rows.
 // Inverse T = (I + L)^-1 diag(beta): 8x8 blocks by substitution in f32, joined with f16 products: pairs, then rows of 16 each for itself.
-// Barriers 4 a chunk: decays of blocks; of ranges of blocks; operands of blocks; all of A and the diagonal of T.
+// Barriers 4 a chunk, and one from the second on: decays of blocks; of ranges of blocks; operands of blocks; all of A and the diagonal of T.
 // Smem    75,776 B: 49,152 of rows (raw, then factors, then operands), 9,216 of A, 9,216 of decays over ranges of blocks, 8,192 of logs, entries
 //         inside blocks, norms and beta: 3 workgroups per SM.
 // Traffic reads 49,280 B, writes 66,048 B.
@@ -78,8 +78,8 @@ __device__ __forceinline__ void put_decays(const KdaPrefillSm90& a, const Chunk&
       make_float4(sum_log2[0], sum_log2[1], sum_log2[2], sum_log2[3]);
 }
 
-// Everything inside the warp's block, and the record's rows.
-template <class B>
+// Everything inside the warp's block, and the record's rows. kAgain: the workgroup may still be at work on the chunk before.
+template <class B, bool kAgain>
 __device__ __forceinline__ void work_on_block(const KdaPrefillSm90& a, const Chunk& c, Record* record, Smem& s,
                                               int warp, int lane, int barrier) {
   put_beta<B>(a, c, s, warp, lane);
@@ -87,6 +87,7 @@ __device__ __forceinline__ void work_on_block(const KdaPrefillSm90& a, const Chu
   norms<B>(s, B::kPlain || a.normalize_qk, warp, lane);
   Rows x;
   read_rows<typename B::T>(x, s, warp, lane);
+  if (kAgain) workgroup_sync(barrier);  // T of the chunk before has been read
   put_decays<B>(a, c, s, warp, lane);
   workgroup_sync(barrier);  // decays of all blocks
   make_ranges(record, s, warp, lane);
@@ -104,13 +105,13 @@ __device__ __forceinline__ void work_on_block(const KdaPrefillSm90& a, const Chu
 
 // The record of a chunk whose load has been started, by a workgroup of 8 whole warps; thread counts from 0 in it, barrier is a hardware
 // barrier of its own. Each thread calls rows_free() once, when the next chunk's load may start. On return it has written its part of the
-// record; the workgroup meets at its barrier (workgroup_sync) before anyone computes again in the same shared memory.
-template <class B, class RowsFree>
+// record. kAgain: of a row of chunks in the same shared memory.
+template <class B, bool kAgain, class RowsFree>
 __device__ __forceinline__ void compute(const KdaPrefillSm90& a, const Chunk& c, Record* record, Smem& s, int thread,
                                         int barrier, RowsFree rows_free) {
   // Through shuffles: the compiler then knows that the warp is one number, and does not compute either again.
   const int warp = __shfl_sync(~0u, thread >> 5, 0), lane = __shfl_sync(~0u, thread & 31, thread & 31);
-  work_on_block<B>(a, c, record, s, warp, lane, barrier);
+  work_on_block<B, kAgain>(a, c, record, s, warp, lane, barrier);
   workgroup_sync(barrier);  // operands of all blocks
   multiply_blocks(record, s, warp, lane);
   if (warp & 1) {
@@ -142,7 +143,7 @@ __device__ __forceinline__ void prepare_one(const KdaPrefillSm90& a, Record* rec
   if (!locate(a, slot, static_cast<int>(blockIdx.x), c)) return;
   const int thread = static_cast<int>(threadIdx.x);
   load<B>(a, c, s, thread);
-  compute<B>(a, c, records + item, s, thread, 0, [] {});
+  compute<B, false>(a, c, records + item, s, thread, 0, [] {});
 }
 
 }  // namespace linnet::ops::sm90::prep

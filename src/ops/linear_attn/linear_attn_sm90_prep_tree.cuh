@@ -73,7 +73,7 @@ __device__ __forceinline__ void finish_rows(const Rows& x, uint32_t before, uint
     store_shared(piece_of(rows, j) + kRawZ * kTensorBytes, y);
     multiply(y, x.q + 4 * j, prefix[j]);
     multiply(z, y, f);
-    store_global(record_row(j) + kTensorBytes, z);
+    store_global(record_row(j) + offsetof(Record, q_in), z);
     store_shared(piece_of(rows, j) + kRawQ * kTensorBytes, y);
   }
 #pragma unroll
@@ -85,7 +85,7 @@ __device__ __forceinline__ void finish_rows(const Rows& x, uint32_t before, uint
     load_shared(f, after + j * 64);
     multiply(y, x.k + 4 * j, suffix[j]);
     multiply(z, y, f);
-    store_global(record_row(j) + 2 * kTensorBytes, z);
+    store_global(record_row(j) + offsetof(Record, k_out), z);
     store_shared(piece_of(rows, j) + kRawK * kTensorBytes, y);
   }
 }

@@ -7,7 +7,7 @@
 // Layout  all transposed, value columns as the 64 rows of the matrix instruction: the state stays in registers as an f32
 //         accumulator, and every product's result, rounded to f16, is the left operand of the next one in the same threads: no
 //         shared memory and no exchange between warps on the chain  S -> R -> U -> S.
-// Roles   the consumers; a warp that loads records, half by half, by bulk copies; one that loads V by 16-byte copies; one that stores outputs.
+// Roles   the consumers; a warp that loads records, part by part, by bulk copies; one that loads V by 16-byte copies; one that stores outputs.
 // Smem    2 stages of 66,560 B record, 4 of 16,384 B of V, whose place the output takes before it leaves, 20 barriers: 198,816 B.
 // Numeric state and sums f32; S, R, U rounded to f16, saturating at 65504. Deterministic: one order of sums.
 // Traffic per (chunk, head): record 66,048 B from the L2, V and O 32,768 B.
@@ -17,7 +17,7 @@
 
 namespace linnet::ops::sm90 {
 
-constexpr int kStages = 2, kValueStages = 4;
+constexpr int kStages = 2, kRecordParts = 3, kValueStages = 4;
 constexpr int kConsumers = 128;                          // threads of a part
 constexpr int kScanThreads = (kParts + 1) * kConsumers;  // and the warps that serve them
 constexpr int kConsumerRegisters = 224,
@@ -27,12 +27,12 @@ constexpr int kValueBytes =
     kChunk * 128;  // of a part: 64 values a token, their 16-byte pieces permuted by piece ^ (token & 7)
 constexpr int kValueOffset = kStages * kRecordBytes,
               kBarrierOffset = kValueOffset + kValueStages * kParts * kValueBytes;
-constexpr int kScanSmemBytes = kBarrierOffset + (4 * kStages + (2 + kParts) * kValueStages) * 8;
-// Halves of a record, loaded and freed each by itself: K~ and Q~, which are read first, and the rest.
-__device__ __forceinline__ uint32_t half_offset(int half) { return half ? offsetof(Record, k_out) : 0; }
-__device__ __forceinline__ uint32_t half_bytes(int half) {
-  return half ? sizeof(Record) - offsetof(Record, k_out) : offsetof(Record, k_out);
+constexpr int kScanSmemBytes = kBarrierOffset + (2 * kRecordParts * kStages + (2 + kParts) * kValueStages) * 8;
+// A record is loaded and freed in parts, as they are read: K~; Q~, T and, from the record's end, D; K^ and A.
+__device__ __forceinline__ uint32_t part_offset(int part) {
+  return part == 0 ? 0 : part == 1 ? offsetof(Record, q_in) : offsetof(Record, k_out);
 }
+__device__ __forceinline__ uint32_t part_bytes(int part) { return part == 0 ? 2 * kPanelBytes : 3 * kPanelBytes; }
 
 // Position in a ring of n: stage, and the parity of its barriers' phase.
 template <int n>
@@ -45,16 +45,16 @@ struct Cursor {
 using RecordCursor = Cursor<kStages>;
 using ValueCursor = Cursor<kValueStages>;
 
-// Barriers. Of a record's halves: loaded, and read by all consumers.
-__device__ __forceinline__ uint32_t loaded(uint32_t smem, int half, int stage) {
-  return smem + kBarrierOffset + (half * kStages + stage) * 8;
+// Barriers. Of a record's parts: loaded, and read by all consumers.
+__device__ __forceinline__ uint32_t loaded(uint32_t smem, int record_part, int stage) {
+  return smem + kBarrierOffset + (record_part * kStages + stage) * 8;
 }
-__device__ __forceinline__ uint32_t read_by_all(uint32_t smem, int half, int stage) {
-  return loaded(smem, 2 + half, stage);
+__device__ __forceinline__ uint32_t read_by_all(uint32_t smem, int record_part, int stage) {
+  return loaded(smem, kRecordParts + record_part, stage);
 }
 // Of a stage of values: loaded, outputs stored, a part's outputs written over its values.
 __device__ __forceinline__ uint32_t values(uint32_t smem, int stage) {
-  return smem + kBarrierOffset + (4 * kStages + stage) * 8;
+  return smem + kBarrierOffset + (2 * kRecordParts * kStages + stage) * 8;
 }
 __device__ __forceinline__ uint32_t stored(uint32_t smem, int stage) { return values(smem, kValueStages + stage); }
 __device__ __forceinline__ uint32_t written(uint32_t smem, int part, int stage) {
@@ -63,9 +63,9 @@ __device__ __forceinline__ uint32_t written(uint32_t smem, int part, int stage) 
 
 __device__ __forceinline__ void init_scan_barriers(uint32_t smem) {
   for (int i = 0; i < kStages; i++) {
-    for (int half = 0; half < 2; half++) {
-      barrier_init(loaded(smem, half, i), 1);
-      barrier_init(read_by_all(smem, half, i), kParts * kConsumers / 32);
+    for (int part = 0; part < kRecordParts; part++) {
+      barrier_init(loaded(smem, part, i), 1);
+      barrier_init(read_by_all(smem, part, i), kParts * kConsumers / 32);
     }
   }
   for (int i = 0; i < kValueStages; i++) {
@@ -141,21 +141,24 @@ __device__ __forceinline__ void load_records(const Scan& s, uint32_t smem) {
       n_ready = step + __clz(__brev(~__ballot_sync(~0u, is)));  // up to the first that is not; all 32, if all are
       if (n_ready > step) fence_proxies();
     }
+    const char* const from = reinterpret_cast<const char*>(s.w.records + entry);
+    const uint32_t to = smem + at.stage * kRecordBytes;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const uint32_t bar = loaded(smem, half, at.stage), to = smem + at.stage * kRecordBytes + half_offset(half);
-      const char* const from = reinterpret_cast<const char*>(s.w.records + entry) + half_offset(half);
-      if (number >= kStages) barrier_wait(read_by_all(smem, half, at.stage), at.phase ^ 1);
+    for (int part = 0; part < kRecordParts; part++) {
+      const uint32_t bar = loaded(smem, part, at.stage), offset = part_offset(part);
+      if (number >= kStages) barrier_wait(read_by_all(smem, part, at.stage), at.phase ^ 1);
       if (thread == 0) {
+        constexpr uint32_t kDecay = offsetof(Record, decay), kSolve = offsetof(Record, solve);
+        const bool with_decay = part == 1;
         if constexpr (Scan::kOutputs) {
-          barrier_expect(bar, half_bytes(half));
-          bulk_load(to, from, half_bytes(half), bar);
+          barrier_expect(bar, part_bytes(part) + (with_decay ? sizeof(Record::decay) : 0));
+          bulk_load(to + offset, from + offset, part_bytes(part), bar);
         } else {  // neither q_in nor attend
-          constexpr uint32_t kDecay = offsetof(Record, decay) - offsetof(Record, k_out);
-          barrier_expect(bar, half ? 3 * kPanelBytes + sizeof(Record::decay) : 2 * kPanelBytes);
-          bulk_load(to, from, (half ? 3 : 2) * kPanelBytes, bar);  // k_out and solve, or k_in
-          if (half) bulk_load(to + kDecay, from + kDecay, sizeof(Record::decay), bar);
+          barrier_expect(bar, with_decay ? kPanelBytes + sizeof(Record::decay) : 2 * kPanelBytes);
+          if (with_decay) bulk_load(to + kSolve, from + kSolve, kPanelBytes, bar);
+          else bulk_load(to + offset, from + offset, 2 * kPanelBytes, bar);
         }
+        if (with_decay) bulk_load(to + kDecay, from + kDecay, sizeof(Record::decay), bar);
       }
       __syncwarp();
     }
@@ -423,15 +426,16 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       touch(r);
       wgmma_fence();
       read_state<-1>(r, s_operand, operand(record + offsetof(Record, k_in), 16), true);  // R = V - K~ S
+      barrier_wait(loaded(smem, 1, at.stage), at.phase);
       touch(o);
       wgmma_fence();
       read_state<1>(o, s_operand, operand(record + offsetof(Record, q_in), 16), false);  // O = Q~ S
       if (c > 0) put_last();
-      barrier_wait(loaded(smem, 1, at.stage), at.phase);
       float decay[32];
       load_decay(decay, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
       wgmma_wait<1>();
       touch(r);
+      if (thread == 0) barrier_arrive(read_by_all(smem, 0, at.stage));
       uint32_t r_operand[16];
       to_operand(r_operand, r);
       float u[32];
@@ -441,8 +445,9 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       wgmma_wait<0>();
       touch(u);
       touch(o);
-      if (thread == 0) barrier_arrive(read_by_all(smem, 0, at.stage));
+      if (thread == 0) barrier_arrive(read_by_all(smem, 1, at.stage));
       to_operand(u_operand, u);
+      barrier_wait(loaded(smem, 2, at.stage), at.phase);
       touch(s);
       wgmma_fence();
 #pragma unroll
@@ -466,7 +471,7 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       if constexpr (Scan::kCheckpoints) put_checkpoint(x, w, w.begin_chunk() + c, s);
       wgmma_wait<0>();
       touch(o);
-      if (thread == 0) barrier_arrive(read_by_all(smem, 1, record_stage));
+      if (thread == 0) barrier_arrive(read_by_all(smem, 2, record_stage));
       pack_output<T>(output, o, x.a.scale);
     }
     if (n_chunks > 0) put_last();

@@ -117,6 +117,7 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     load_decay(decay, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
     wgmma_wait<0>();
     touch(r);
+    if (thread == 0) barrier_arrive(read_by_all(smem, 0, at.stage));
     uint32_t r_operand[16];
     to_operand(r_operand, r);
     float u[32];
@@ -125,8 +126,9 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     scale_columns(s, decay);
     wgmma_wait<0>();
     touch(u);
-    if (thread == 0) barrier_arrive(read_by_all(smem, 0, at.stage));
+    if (thread == 0) barrier_arrive(read_by_all(smem, 1, at.stage));
     to_operand(u_operand, u);
+    barrier_wait(loaded(smem, 2, at.stage), at.phase);
     touch(s);
     wgmma_fence();
 #pragma unroll
@@ -141,7 +143,7 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     wgmma_wait<0>();
     touch(s);
     to_operand(s_operand, s);
-    if (thread == 0) barrier_arrive(read_by_all(smem, 1, record_stage));
+    if (thread == 0) barrier_arrive(read_by_all(smem, 2, record_stage));
   }
   store_state(x, x.piece, s);
 }
