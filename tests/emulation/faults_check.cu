@@ -45,6 +45,8 @@ enum class Fault {
   overwritten_operand,
   // of two grids
   no_dependency_wait,
+  waits_for_the_next_grid,
+  // of CTAs that wait for each other, and of memory
   waits_for_a_cta_without_place,
   beyond_memory,
   misaligned_load,
@@ -150,13 +152,17 @@ __global__ void product(const float*, float* out) {
 
 // The second grid copies what the first has written.
 template <Fault kFault>
-__global__ void first(const float* in, float* between) {
+__global__ void first(const float* in, float* between, const int32_t* flag) {
   launch_dependents();
+  if constexpr (kFault == Fault::waits_for_the_next_grid) {
+    while (load_acquire(flag) != 1) {}
+  }
   for (int i = 0; i < 20; i++) __syncthreads();
   between[threadIdx.x] = in[threadIdx.x];
 }
 template <Fault kFault>
-__global__ void second(const float* between, float* out) {
+__global__ void second(const float* between, float* out, int32_t* flag) {
+  if (threadIdx.x == 0) store_release(flag, 1);
   if (kFault != Fault::no_dependency_wait) wait_for_dependency();
   out[threadIdx.x] = between[threadIdx.x];
 }
@@ -201,9 +207,9 @@ void run_fault(const float* in, float* out, int32_t* flag, float* between) {
   else if (kFault < Fault::no_sync) must(launch_grid(pieces<kFault>, 1, kN, kBulkBytes, nullptr, in, out));
   else if (kFault < Fault::no_product_wait) must(launch_grid(exchange<kFault>, 1, kN, 0, nullptr, in, out));
   else if (kFault < Fault::no_dependency_wait) must(launch_grid(product<kFault>, 1, kN, 64 * 128, nullptr, in, out));
-  else if (kFault == Fault::no_dependency_wait) {
-    must(launch_grid(first<kFault>, 1, kN, 0, nullptr, in, between));
-    launch_after(second<kFault>, between, out);
+  else if (kFault < Fault::waits_for_a_cta_without_place) {
+    must(launch_grid(first<kFault>, 1, kN, 0, nullptr, in, between, flag));
+    launch_after(second<kFault>, between, out, flag);
   } else {
     const unsigned n_ctas = kFault == Fault::waits_for_a_cta_without_place ? 1000 : 3;
     must(launch_grid(chain<kFault>, n_ctas, kN, 0, nullptr, in, out, flag));
@@ -215,8 +221,8 @@ void run_right(const float* in, float* out, int32_t* flag, float* between) {
   must(launch_grid(bulk<Fault::none>, 1, kN, kN * sizeof(float), nullptr, in, out));
   must(launch_grid(pieces<Fault::none>, 1, kN, kN * sizeof(float), nullptr, out, between));
   must(launch_grid(exchange<Fault::none>, 1, kN, 0, nullptr, between, out));
-  must(launch_grid(first<Fault::none>, 1, kN, 0, nullptr, out, between));
-  launch_after(second<Fault::none>, between, out);
+  must(launch_grid(first<Fault::none>, 1, kN, 0, nullptr, out, between, flag + 1));
+  launch_after(second<Fault::none>, between, out, flag + 1);
   must(launch_grid(chain<Fault::none>, 3, kN, 0, nullptr, out, between, flag));
   must(launch_grid(bulk<Fault::none>, 1, kN, kN * sizeof(float), nullptr, between, out));
 }
@@ -230,7 +236,7 @@ bool is_right(Run run) {
   must(cudaMalloc(reinterpret_cast<void**>(&in), kN * sizeof(float)));
   must(cudaMalloc(reinterpret_cast<void**>(&out), kN * sizeof(float)));
   must(cudaMalloc(reinterpret_cast<void**>(&between), kN * sizeof(float)));
-  must(cudaMalloc(reinterpret_cast<void**>(&flag), sizeof(int32_t)));
+  must(cudaMalloc(reinterpret_cast<void**>(&flag), 2 * sizeof(int32_t)));
   std::vector<float> x(kN), y(kN);
   for (int i = 0; i < kN; i++) x[i] = static_cast<float>(i);
   must(cudaMemcpy(in, x.data(), kN * sizeof(float), cudaMemcpyHostToDevice));
@@ -315,6 +321,7 @@ void check() {
   expect<Fault::wrong_swizzle>("an operand that is not swizzled", "wrong");
   expect<Fault::overwritten_operand>("an operand overwritten before the wait", "wrong");
   expect<Fault::no_dependency_wait>("no wait for the grid before", "wrong");
+  expect<Fault::waits_for_the_next_grid>("a wait for the grid behind", "dead-locked");
   expect<Fault::waits_for_a_cta_without_place>("a wait for a CTA without a place", "dead-locked");
   expect<Fault::beyond_memory>("a read beyond memory", "not allocated");
   expect<Fault::misaligned_load>("a misaligned load", "misaligned");

@@ -223,7 +223,7 @@ void end_cta(Cta& c) {
 // Starts what has room, grid after grid.
 void begin_ctas() {
   for (Grid* g : now->grids) {
-    if (g->previous && g->previous->n_triggered < g->previous->size()) return;
+    if (g->previous && (g->late ? g->previous->n_ended : g->previous->n_triggered) < g->previous->size()) return;
     while (g->n_started < g->size()) {
       const int n = settings().n_sms, first = now->shuffled ? static_cast<int>(random_below(n)) : 0;
       int sm = 0;
@@ -387,6 +387,7 @@ void run(std::vector<Grid*> grids) {
   r.grids = std::move(grids);
   r.sms.resize(settings().n_sms);
   r.shuffled = settings().seed != 0;
+  for (Grid* g : r.grids) g->late = r.shuffled && g->previous && random_below(2) == 0;
   now = &r;
   begin_copies(r.shuffled ? static_cast<Copies>(random_below(3)) : Copies::late);
   uint64_t last = progress;

@@ -116,6 +116,7 @@ struct Grid {
   bool programmatic = false, cooperative = false;
   // While it runs.
   Grid* previous = nullptr;  // that it may run beside
+  bool late = false;         // it starts when that has ended
   int64_t n_started = 0, n_ended = 0, n_triggered = 0;
   uint64_t ended = 0;
   int64_t size() const { return static_cast<int64_t>(n_ctas.x) * n_ctas.y * n_ctas.z; }
@@ -130,7 +131,8 @@ struct Settings {
 };
 const Settings& settings();
 
-// Runs grids of which each but the first may run beside the one before it. Ends the program with a report when they cannot end.
+// Runs grids of which each but the first starts beside the one before it or behind it, by chance. Ends the program with a report when they cannot
+// end.
 void run(std::vector<Grid*> grids);
 // CTAs of such a grid that fit the GPU at once.
 int64_t max_resident(const Grid& grid);
