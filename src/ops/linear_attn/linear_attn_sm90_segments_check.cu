@@ -60,7 +60,8 @@ void check_long(Draw draw, int64_t T, int H) {
   verdict(accept(whole_out) && accept(whole_last) && same_bits(d.out.host(), whole, whole.size()) &&
               same_bits(d.state.host(), whole_state, whole_state.size()),
           "whole_chains: the bits of the other schedules: out " + show(whole_out) + ", state " + show(whole_last));
-  verdict(!same_bits(cut, whole, whole.size()), "and a cut has its own, so it was cut");
+  // Where a lane's decays leave nothing of the state before it, a cut changes no bit.
+  if (draw != Draw::bounded) verdict(!same_bits(cut, whole, whole.size()), "and a cut has its own, so it was cut");
 }
 
 void check_bits(int runs) {
