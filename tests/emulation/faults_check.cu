@@ -155,7 +155,7 @@ template <Fault kFault>
 __global__ void first(const float* in, float* between, const int32_t* flag) {
   launch_dependents();
   if constexpr (kFault == Fault::waits_for_the_next_grid) {
-    while (load_acquire(flag) != 1) {}
+    while (!__any_sync(~0u, load_acquire(flag) == 1)) {}
   }
   for (int i = 0; i < 20; i++) __syncthreads();
   between[threadIdx.x] = in[threadIdx.x];

@@ -41,14 +41,15 @@ linnet_emulation_switch:
 namespace linnet::emulation {
 
 Thread* me = nullptr;
-uint64_t progress = 0;
+uint64_t progress = 0, meetings = 0;
 
 namespace {
 
 constexpr size_t kStackBytes = 128 * 1024;
 constexpr int kSmThreads = 2048, kSmCtas = 32, kSmSharedBytes = 228 * 1024, kReservedBytes = 1024;
-constexpr int kIdleRounds = 200;  // without anything that could go on: dead-locked
-constexpr int kTurns = 16;        // of a warp in a round
+constexpr int kIdleRounds = 200;    // without anything that could go on: dead-locked
+constexpr int kLoopRounds = 20000;  // in which warps have only gone round their own loops: likewise
+constexpr int kTurns = 16;          // of a warp in a round
 
 void* scheduler_stack;
 uint64_t random_state = 1;
@@ -261,7 +262,7 @@ bool turn(Warp& w) {
   return any;
 }
 
-[[noreturn]] void report_deadlock() {
+[[noreturn]] void report_deadlock(const char* how) {
   std::map<std::string, int> at;
   for (const auto& c : now->ctas)
     for (const Warp& w : c->warps)
@@ -278,7 +279,7 @@ bool turn(Warp& w) {
     std::fprintf(stderr, "  %s: %lld CTAs, %lld started, %lld ended\n", name_of(*g).c_str(),
                  static_cast<long long>(g->size()), static_cast<long long>(g->n_started),
                  static_cast<long long>(g->n_ended));
-  fail("dead-locked");
+  fail("dead-locked, %s", how);
 }
 
 void on_signal(int signal) {
@@ -359,12 +360,13 @@ void meet(const char* what, void (*action)(Warp&)) {
   w.what = what;
   if (++w.n_arrived < w.n_live) {
     wait_for(&w.generation, ~0ull, w.generation, what);
+    meetings++;
     return;
   }
   w.n_arrived = 0;
   action(w);
   w.generation++;
-  progress++;
+  progress++, meetings++;
 }
 
 int64_t max_resident(const Grid& g) {
@@ -390,8 +392,8 @@ void run(std::vector<Grid*> grids) {
   for (Grid* g : r.grids) g->late = r.shuffled && g->previous && random_below(2) == 0;
   now = &r;
   begin_copies(r.shuffled ? static_cast<Copies>(random_below(3)) : Copies::late);
-  uint64_t last = progress;
-  int n_idle = 0;
+  uint64_t last = progress, last_other = progress - meetings;
+  int n_idle = 0, n_loops = 0;
   while (true) {
     begin_ctas();
     if (r.ctas.empty()) break;
@@ -403,8 +405,12 @@ void run(std::vector<Grid*> grids) {
     end_ctas();
     if (progress != last) n_idle = 0;
     else if (complete_one()) n_idle = 0;
-    else if (++n_idle > kIdleRounds) report_deadlock();
+    else if (++n_idle > kIdleRounds) report_deadlock("all waiting");
+    n_loops = progress - meetings == last_other ? n_loops + 1 : 0;
+    if (n_loops > kIdleRounds && complete_one()) n_loops = 0;
+    if (n_loops > kLoopRounds) report_deadlock("some warps in loops");
     last = progress;
+    last_other = progress - meetings;
   }
   now = nullptr;
 }

@@ -140,6 +140,7 @@ int64_t max_resident(const Grid& grid);
 // ---- for the instructions
 extern Thread* me;
 extern uint64_t progress;  // counts what others may wait for
+extern uint64_t meetings;  // of it: warps' instructions, of which a loop that waits for a flag may have some
 inline Wait& my_wait() { return me->warp->waits[me->lane]; }
 void yield();
 void wait_for(const uint64_t* word, uint64_t mask, uint64_t value, const char* where, uint32_t address = 0);
