@@ -136,6 +136,28 @@ void check_bits(bool small) {
           "negative slot: zero state in, none out: " + show(e));
 }
 
+// A chain of more chunks than the flags that the scan looks for at once, and no hole: all of them may be set, where prep is far ahead.
+void check_long_chain(int n_runs) {
+  using sm90::Schedule;
+  const Case c = make_case(Draw::trained, {35 * sm90::kChunk}, 1, 23);
+  DeviceCase d(c);
+  const auto run = [&](Schedule schedule) {
+    DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), c.B(), c.H, schedule));
+    workspace.poison();
+    d.reset(c);
+    LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, 0, stream()));
+  };
+  run(Schedule::in_turn);
+  const auto out = d.out.host();
+  const auto state = d.state.host();
+  bool same = true;
+  for (int i = 0; i < n_runs; i++) {
+    run(Schedule::beside);
+    same = same && same_bits(d.out.host(), out, out.size()) && same_bits(d.state.host(), state, state.size());
+  }
+  verdict(same, std::to_string(n_runs) + " runs of prep beside the scan of 35 chunks: the bits of the one in turn");
+}
+
 // One chunk's record against its definition in double: the factors of the state and the two triangular matrices.
 void check_record(Draw draw, int n_valid) {
   using sm90::Record;
@@ -222,6 +244,7 @@ int main(int argc, char** argv) {
     for (const Draw draw : {Draw::zero, Draw::trained, Draw::strong, Draw::cliffs, Draw::bounded, Draw::collinear})
       for (const int n : {64, 1, 17, 50}) check_record(draw, n);
     check_accuracy(is_emulated(mode));
+    check_long_chain(is_short(mode) ? 4 : 100);
     if (mode != "sanitize") check_bits(is_emulated(mode));
   };
   return run_checks(argc, argv, checks, bench);
