@@ -55,6 +55,9 @@ void tune_prefill(int B, int64_t T, int H) {
               time(sm90::Schedule::in_turn, 0));
   for (int n_lanes = 20; n_lanes <= 56; n_lanes += 4)
     std::printf(" %d: %.1f", n_lanes, time(sm90::Schedule::beside, n_lanes));
+  std::printf("; split:");
+  for (int n_lanes = 16; n_lanes <= 32; n_lanes += 2)
+    std::printf(" %d: %.1f", n_lanes, time(sm90::Schedule::split, n_lanes));
   std::printf("\n");
   std::fflush(stdout);
 }
@@ -64,15 +67,16 @@ void tune_few(int64_t T, int H) {
   const Case c = tiled_case(1, T, H, Draw::trained);
   DeviceCase d(c);
   std::printf("B1 T%lld H%d:", static_cast<long long>(T), H);
-  for (const auto schedule : {sm90::Schedule::beside, sm90::Schedule::in_turn, sm90::Schedule::cut}) {
+  for (const auto schedule :
+       {sm90::Schedule::beside, sm90::Schedule::split, sm90::Schedule::in_turn, sm90::Schedule::cut}) {
     DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), 1, H, schedule));
-    constexpr const char* kNames[] = {"beside", "in turn", "cut"};
+    constexpr const char* kNames[] = {"beside", "split", "in turn", "cut"};
     std::printf(" %s %.1f us", kNames[static_cast<int>(schedule)],
                 time_us(20, [&] {
                   LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, 0, stream()));
                 }).median);
   }
-  std::printf("%s\n", sm90::choose_schedule(T, 1, H, false) == sm90::Schedule::cut ? "; chosen: cut" : "");
+  std::printf("%s\n", sm90::choose_schedule(T, 1, H, false, true) == sm90::Schedule::cut ? "; chosen: cut" : "");
 }
 
 }  // namespace

@@ -68,14 +68,19 @@ void check_bits(bool small) {
   verdict(same, std::to_string(n_runs) + " runs, one answer");
 
   bool any_lanes = true;
-  for (const int n_windows : {0, 1, 2, 5}) {  // 0: in turn
-    const auto schedule = n_windows ? sm90::Schedule::beside : sm90::Schedule::in_turn;
-    DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), c.B(), c.H, schedule, n_windows));
+  struct Way {
+    sm90::Schedule schedule;
+    int n_windows;
+  };
+  for (const Way& way :
+       {Way{sm90::Schedule::in_turn, 0}, Way{sm90::Schedule::beside, 1}, Way{sm90::Schedule::beside, 2},
+        Way{sm90::Schedule::beside, 5}, Way{sm90::Schedule::split, 1}, Way{sm90::Schedule::split, 3}}) {
+    DeviceArray<char> workspace(sm90::workspace_bytes(c.N(), c.B(), c.H, way.schedule, way.n_windows));
     for (const int n_lanes : {0, 1, 2, 3, 5, 7, 11, 12, 47, 120}) {
       if (small && n_lanes > 3) break;
       d.reset(c);
       workspace.poison();
-      LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), schedule, n_lanes, stream(), n_windows));
+      LINNET_CUDA_OK(sm90::launch_prefill(d.args, workspace.get(), way.schedule, n_lanes, stream(), way.n_windows));
       any_lanes =
           any_lanes && same_bits(d.out.host(), out, out.size()) && same_bits(d.state.host(), state, state.size());
     }
@@ -152,7 +157,7 @@ void check_long_chain(int n_runs) {
   const auto state = d.state.host();
   bool same = true;
   for (int i = 0; i < n_runs; i++) {
-    run(Schedule::beside);
+    run(i % 2 ? Schedule::split : Schedule::beside);
     same = same && same_bits(d.out.host(), out, out.size()) && same_bits(d.state.host(), state, state.size());
   }
   verdict(same, std::to_string(n_runs) + " runs of prep beside the scan of 35 chunks: the bits of the one in turn");

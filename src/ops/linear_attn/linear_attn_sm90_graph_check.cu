@@ -152,7 +152,7 @@ void check_prefill(const char* what, Schedule schedule, const std::vector<int64_
 // Prep's and the scan's roles in every schedule, and every build of them, in a few chunks.
 void check_small_prefills() {
   const std::vector<int64_t> lengths = {70, 0, 1, 200, 64};
-  for (const auto schedule : {Schedule::beside, Schedule::in_turn, Schedule::cut}) {
+  for (const auto schedule : {Schedule::beside, Schedule::split, Schedule::in_turn, Schedule::cut}) {
     check_prefill<bf16>("softplus", schedule, lengths, 3, 3, KdaGate::softplus);
     check_prefill<__half>("f16, log decays, grouped", schedule, lengths, 4, 2, KdaGate::log_decay);
   }
@@ -164,6 +164,7 @@ void check_small_prefills() {
 void check_prefills() {
   const std::vector<int64_t> ragged = {1000, 1, 0, 3000, 64, 63, 17, 1024, 1500, 129, 700, 694};
   check_prefill<bf16>("beside, 8192 tokens x 32 heads", Schedule::beside, {8192}, 32, 32, KdaGate::softplus);
+  check_prefill<bf16>("split, 8192 tokens x 32 heads", Schedule::split, {8192}, 32, 32, KdaGate::softplus);
   check_prefill<bf16>("beside, ragged x 32 heads", Schedule::beside, ragged, 32, 32, KdaGate::lower_bound);
   check_prefill<bf16>("in turn, ragged x 32 heads", Schedule::in_turn, ragged, 32, 32, KdaGate::softplus);
   check_prefill<bf16>("in turn, 8192 tokens x 64 heads", Schedule::in_turn, {8192}, 64, 64, KdaGate::softplus);

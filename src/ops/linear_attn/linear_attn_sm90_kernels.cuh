@@ -17,8 +17,9 @@ PrepKernel plain_prep_kernel(KdaGate gate);  // linear_attn_sm90_prep.cu: softpl
 Kernels plain_kernels(KdaGate gate);         // linear_attn_sm90_prefill.cu: softplus, lower_bound
 Kernels bf16_kernels(KdaGate gate);          // linear_attn_sm90_prefill_bf16.cu: with options, all gates
 Kernels f16_kernels(KdaGate gate);           // linear_attn_sm90_prefill_f16.cu
-PrefillKernel scan_kernel(
-    const KdaPrefillSm90& args);  // linear_attn_sm90_scan.cu: all gates and options, all layouts of states
+// linear_attn_sm90_scan.cu: all gates and options; all layouts of states, and of two CTAs a lane, for plain ones.
+PrefillKernel scan_kernel(const KdaPrefillSm90& args);
+PrefillKernel split_scan_kernel(const KdaPrefillSm90& args);
 
 // Schedule::cut: linear_attn_sm90_segments.cu. Without checkpoints or narrow heads; arguments with defaults.
 cudaError_t launch_segments(const KdaPrefillSm90& args, void* workspace, int n_lanes, cudaStream_t stream);

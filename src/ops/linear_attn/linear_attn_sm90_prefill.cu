@@ -1,5 +1,5 @@
 // kda_sm90 prefill: the launches, and the plain builds of the grid of linear_attn_sm90_prefill.cuh.
-// prepare_kernel: registers 72, spills 128, stack 48.
+// prepare_kernel: registers 72, spills 292, stack 56: at the launch; then workgroups 80, managers 24, whose spills they are.
 #include <algorithm>
 
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
@@ -62,14 +62,19 @@ cudaError_t count_ctas(int& n_ctas) {
   return cudaSuccess;
 }
 
-cudaError_t launch_beside(const KdaPrefillSm90& a, Workspace w, int n_slots, int n_ctas, int n_lanes,
+// Of these SMs for the lanes, measured with 132: prep and the lanes then end together.
+int beside_lanes(int n_ctas) { return n_ctas * 3 / 8; }
+int split_lanes(int n_ctas) { return n_ctas * 2 / 11; }
+constexpr int kFewChains = 48;  // that leave lanes without work, beside
+
+// scan: of n_lanes.
+cudaError_t launch_beside(const KdaPrefillSm90& a, Workspace w, int n_slots, int n_ctas, const Grid& scan, int n_lanes,
                           cudaStream_t stream) {
   const int64_t n_flags = kFlagInts + step_flags(static_cast<int64_t>(n_slots) * a.n_heads);
   for (; w.window < w.n_windows; w.window++) {
     const int64_t n_zeros = w.window == 0 ? n_flags : 1;  // the next item's number, later
     if (const cudaError_t e = cudaMemsetAsync(w.next_item, 0, n_zeros * sizeof(int32_t), stream)) return e;
-    const Grid prepare{kernels_of(a).prepare, n_ctas - n_lanes, kPrepareThreads, kPrepareSmemBytes, false};
-    const Grid scan{scan_kernel(a), n_lanes, kScanThreads, kScanSmemBytes, true};
+    const Grid prepare{kernels_of(a).prepare, n_ctas - scan.n_ctas, kPrepareThreads, kPrepareSmemBytes, false};
     for (const Grid* g : {&prepare, &scan})
       if (const cudaError_t e = launch(*g, a, w, n_slots, n_lanes, stream)) return e;
   }
@@ -81,7 +86,8 @@ cudaError_t launch_in_turn(const KdaPrefillSm90& a, const Workspace& w, int n_sl
   const bool prepares = a.n_tokens > 0;
   if (prepares)
     if (const cudaError_t e = launch_prep(a, w.records, n_slots, stream)) return e;
-  return launch({scan_kernel(a), n_lanes, kScanThreads, kScanSmemBytes, prepares}, a, w, n_slots, n_lanes, stream);
+  return launch({scan_kernel(a), n_lanes, kScanThreads<ScanArgs>, kScanSmemBytes, prepares}, a, w, n_slots, n_lanes,
+                stream);
 }
 
 }  // namespace
@@ -106,8 +112,17 @@ cudaError_t launch_prefill(const KdaPrefillSm90& args, void* workspace, Schedule
     return launch_in_turn(a, w, static_cast<int>(n_slots), n_lanes ? std::min(n_lanes, n_ctas) : n_ctas, stream);
   }
   const Workspace w = workspace_at(workspace, Flow::beside, n_positions, n_windows);
-  return launch_beside(a, w, static_cast<int>(n_slots), n_ctas, n_lanes ? std::min(n_lanes, n_ctas - 1) : n_ctas / 4,
-                       stream);
+  Grid scan{scan_kernel(a), 0, kScanThreads<ScanArgs>, kScanSmemBytes, true};
+  if (schedule == Schedule::split) {
+    if (!has_plain_states(a)) return cudaErrorNotSupported;
+    n_lanes = std::min(n_lanes ? n_lanes : split_lanes(n_ctas), (n_ctas - 1) / kParts);
+    scan.kernel = split_scan_kernel(a);
+    scan.n_ctas = kParts * n_lanes;
+    scan.n_threads = kScanThreads<SplitScan>;
+  } else {
+    scan.n_ctas = n_lanes = std::min(n_lanes ? n_lanes : beside_lanes(n_ctas), n_ctas - 1);
+  }
+  return launch_beside(a, w, static_cast<int>(n_slots), n_ctas, scan, n_lanes, stream);
 }
 
 // Whether chains had better be cut, in steps of a chunk (assumed: 1.4 us). Whole chains take at least the steps of a chain of mean length (lengths
@@ -123,17 +138,18 @@ static bool worth_cutting(int64_t n_records, int64_t n_chains) {
 }
 
 // Little work is done before a pipeline of prep and scan has filled.
-Schedule choose_schedule(int64_t n_tokens, int n_sequences, int n_heads, bool whole_chains) {
+Schedule choose_schedule(int64_t n_tokens, int n_sequences, int n_heads, bool whole_chains, bool plain_states) {
   const int64_t n_records = first_slot(n_tokens, n_sequences) * n_heads;
   const int64_t n_chains = static_cast<int64_t>(n_sequences) * n_heads;
   const bool may_cut = !whole_chains && n_chains > 0 && n_records <= kMostRecords;
   if (may_cut && worth_cutting(n_records, n_chains)) return Schedule::cut;
-  return n_records < kLittle ? Schedule::in_turn : Schedule::beside;
+  if (n_records < kLittle) return Schedule::in_turn;
+  return plain_states && n_chains <= kFewChains ? Schedule::split : Schedule::beside;
 }
 
 size_t workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads, Schedule schedule, int n_windows) {
   const int64_t n_positions = first_slot(n_tokens, n_sequences) * n_heads;
-  if (schedule == Schedule::beside) {
+  if (schedule == Schedule::beside || schedule == Schedule::split) {
     if (n_windows == 0) n_windows = count_windows(n_positions);
     const int64_t n_records = n_positions / n_windows + 2 * kMaxLanes + 1;  // lanes and windows round up
     return kFixedBytes + step_flags(n_positions) * sizeof(int32_t) + n_records * sizeof(Record);
@@ -148,7 +164,7 @@ namespace linnet::ops {
 size_t kda_prefill_sm90_workspace_bytes(const KdaPrefillSm90& args) noexcept {
   size_t bytes = 0;
   for (const bool whole_chains : {false, true}) {
-    const auto schedule = sm90::choose_schedule(args.n_tokens, args.n_sequences, args.n_heads, whole_chains);
+    const auto schedule = sm90::choose_schedule(args.n_tokens, args.n_sequences, args.n_heads, whole_chains, true);
     bytes = std::max(bytes, sm90::workspace_bytes(args.n_tokens, args.n_sequences, args.n_heads, schedule));
   }
   return bytes;
@@ -156,9 +172,11 @@ size_t kda_prefill_sm90_workspace_bytes(const KdaPrefillSm90& args) noexcept {
 
 int kda_prefill_sm90(const KdaPrefillSm90& args, void* workspace, CUstream_st* stream) noexcept {
   if (args.n_sequences == 0 || args.n_heads == 0) return cudaSuccess;
-  const bool is_narrow = sm90::with_defaults(args).head_dim < sm90::kDim;
+  const KdaPrefillSm90 a = sm90::with_defaults(args);
+  const bool is_narrow = a.head_dim < sm90::kDim;
   const bool whole_chains = args.whole_chains || args.checkpoints || is_narrow;
-  const auto schedule = sm90::choose_schedule(args.n_tokens, args.n_sequences, args.n_heads, whole_chains);
+  const auto schedule =
+      sm90::choose_schedule(args.n_tokens, args.n_sequences, args.n_heads, whole_chains, sm90::has_plain_states(a));
   return sm90::launch_prefill(args, workspace, schedule, 0, stream);
 }
 

@@ -1,7 +1,8 @@
 // kda_sm90 prefill: CTAs that carry states over records (scan) and CTAs that prepare those (prep), one an SM. Who does what when, and what
 // waits for what: linear_attn_sm90_schedule.cuh. Here: what each CTA does.
 //
-// Scan    a lane: two warpgroups of consumers; a warp each that loads records, loads values, stores outputs.
+// Scan    a lane, or half of one: a warpgroup of consumers for each half of the value columns; a warp each that loads records, loads values,
+//         stores outputs.
 // Prep    3 workgroups of 256 threads a CTA, each one chunk at a time, and a managing warp for each.
 // Items are taken in the order of time, so the earliest step not yet done can always go on.
 #pragma once
@@ -39,9 +40,10 @@ __device__ __forceinline__ void make_lanes(const KdaPrefillSm90& a, int n_slots,
 }
 
 // The scanning roles' barriers, before any of them starts.
+template <class Scan>
 __device__ __forceinline__ void begin_scan(uint32_t smem) {
   if (threadIdx.x == 0) {
-    init_scan_barriers(smem);
+    init_scan_barriers<Scan>(smem);
     fence_barrier_init();
   }
   __syncthreads();
@@ -54,18 +56,19 @@ __device__ __forceinline__ void serve(const Scan& scan, uint32_t smem, int warp)
   else if (warp == 2) load_value_rows(scan, smem);
 }
 
-// A lane.
+// A lane, or its half.
 template <class T, class Scan>
 __device__ __forceinline__ void run_scan(const KdaPrefillSm90& a, const Workspace& w, const Lanes& lanes,
                                          uint32_t smem) {
-  begin_scan(smem);
-  const int warpgroup = static_cast<int>(threadIdx.x) / kConsumers;
-  const Scan scan{a, w, lanes, static_cast<int>(blockIdx.x), warpgroup};
-  if (warpgroup < kParts) {
-    take_registers<kConsumerRegisters>();
+  constexpr bool kIsSplit = Scan::kGroups < kParts;
+  begin_scan<Scan>(smem);
+  const int warpgroup = static_cast<int>(threadIdx.x) / kConsumers, cta = static_cast<int>(blockIdx.x);
+  const Scan scan{a, w, lanes, kIsSplit ? cta / kParts : cta, kIsSplit ? cta % kParts : warpgroup};
+  if (warpgroup < Scan::kGroups) {
+    if constexpr (!kIsSplit) take_registers<kConsumerRegisters>();
     consume<T>(scan, smem);
   } else {
-    give_registers<kServantRegisters>();
+    if constexpr (!kIsSplit) give_registers<kServantRegisters>();
     serve(scan, smem, static_cast<int>(threadIdx.x) / 32 % 4);
   }
 }
@@ -103,7 +106,9 @@ __device__ __forceinline__ void scan_lanes(const KdaPrefillSm90& a, const Worksp
   LINNET_DYNAMIC_SHARED(smem_bytes, 1024);
   LINNET_SHARED(plan, Plan);
   make_lanes(a, n_slots, n_wanted, plan);
-  if (static_cast<int>(blockIdx.x) < plan.lanes.n_lanes) run_scan<T, Scan>(a, w, plan.lanes, smem_address(smem_bytes));
+  constexpr int kCtas = kParts / Scan::kGroups;  // a lane
+  if (static_cast<int>(blockIdx.x) < kCtas * plan.lanes.n_lanes)
+    run_scan<T, Scan>(a, w, plan.lanes, smem_address(smem_bytes));
 }
 
 }  // namespace linnet::ops::sm90

@@ -18,8 +18,9 @@
 namespace linnet::ops::sm90 {
 
 constexpr int kStages = 2, kRecordParts = 3, kValueStages = 4;
-constexpr int kConsumers = 128;                          // threads of a part
-constexpr int kScanThreads = (kParts + 1) * kConsumers;  // and the warps that serve them
+constexpr int kConsumers = 128;  // threads of a part
+template <class Scan>
+constexpr int kScanThreads = (Scan::kGroups + 1) * kConsumers;  // and the warps that serve them
 constexpr int kConsumerRegisters = 224,
               kServantRegisters = 56;  // of the 168 that each thread of a scan-only CTA starts with
 constexpr int kRecordBytes = 66560;    // a record in shared memory, rounded up to the swizzle's 1024
@@ -61,11 +62,12 @@ __device__ __forceinline__ uint32_t written(uint32_t smem, int part, int stage) 
   return values(smem, (2 + part) * kValueStages + stage);
 }
 
+template <class Scan>
 __device__ __forceinline__ void init_scan_barriers(uint32_t smem) {
   for (int i = 0; i < kStages; i++) {
     for (int part = 0; part < kRecordParts; part++) {
       barrier_init(loaded(smem, part, i), 1);
-      barrier_init(read_by_all(smem, part, i), kParts * kConsumers / 32);
+      barrier_init(read_by_all(smem, part, i), Scan::kGroups * kConsumers / 32);
     }
   }
   for (int i = 0; i < kValueStages; i++) {
@@ -82,9 +84,15 @@ struct ScanArgs {
   Workspace w;
   Lanes lanes;
   int lane;
-  int part;  // of the columns, a consumer's
+  int part;  // of the columns: a consumer's, or the CTA's
 
+  static constexpr int kGroups = kParts;                                         // of consumers in a CTA
   static constexpr bool kOutputs = true, kCheckpoints = false, kNarrow = false;  // narrow: heads of fewer than 128
+};
+
+// A part of the columns alone, one group: for few chains, each on two CTAs.
+struct SplitScan : ScanArgs {
+  static constexpr int kGroups = 1;
 };
 
 __device__ __forceinline__ bool has_values(const ScanArgs&) { return true; }  // else they are zero
@@ -183,8 +191,11 @@ __device__ __forceinline__ void prefetch_state(const ScanArgs& s, const Piece& w
 // The warp that loads values, and what a piece begins with.
 template <class Scan>
 __device__ __forceinline__ void load_value_rows(const Scan& s, uint32_t smem) {
-  const int row = (threadIdx.x & 31) >> 4, piece = threadIdx.x & 15;
-  const int64_t step_bytes = 2 * s.a.token_stride * 2;  // the warp copies 2 tokens at a time
+  constexpr int kPieces = 8 * Scan::kGroups,
+                kRows = 32 / kPieces;  // of 16 bytes a token; tokens that the warp copies at a time
+  const int row = (threadIdx.x & 31) / kPieces, first = Scan::kGroups == 1 ? 8 * s.part : 0,
+            piece = first + (threadIdx.x & 31) % kPieces;
+  const int64_t step_bytes = kRows * s.a.token_stride * 2;
   const char* const v = static_cast<const char*>(s.a.v);
   ValueCursor at;
   for_each_chunk(s, [&](const Piece& w, int c, int, int number) {
@@ -193,18 +204,19 @@ __device__ __forceinline__ void load_value_rows(const Scan& s, uint32_t smem) {
     const int64_t left = has_values(s) && piece * 8 < head_dim(s) ? w.token + w.length - token : 0;
     const char* value = v + (token * s.a.token_stride + w.head * head_dim(s)) * 2 + piece * 16;
     const uint32_t to = value_piece(smem, at.stage, piece >> 3, row, piece & 7);
+    const auto place = [&](int i) { return (to ^ (i * kRows & 7) << 4) + i * kRows * 128; };
     if (number >= kValueStages) barrier_wait(stored(smem, at.stage), at.phase ^ 1);
-    const bool all = left > kChunk - 2;
+    const bool all = left > kChunk - kRows;
     if (all || left <= 0) {  // nearly always: few instructions each, else this warp is what the consumers wait for
       const int64_t step = all ? step_bytes : 0;
       const char* from = all ? value : v;
 #pragma unroll
-      for (int i = 0; i < kChunk / 2; i++, from += step) copy16((to ^ (i & 3) << 5) + i * 256, from, all ? 16 : 0);
+      for (int i = 0; i < kChunk / kRows; i++, from += step) copy16(place(i), from, all ? 16 : 0);
     } else {
 #pragma unroll 1
-      for (int i = 0; i < kChunk / 2; i++) {
-        const bool valid = 2 * i < left;
-        copy16((to ^ (i & 3) << 5) + i * 256, valid ? value + i * step_bytes : v, valid ? 16 : 0);
+      for (int i = 0; i < kChunk / kRows; i++) {
+        const bool valid = kRows * i < left;
+        copy16(place(i), valid ? value + i * step_bytes : v, valid ? 16 : 0);
       }
     }
     barrier_arrive_after_copies(values(smem, at.stage));
@@ -276,7 +288,8 @@ __device__ __forceinline__ void store_outputs(const Scan& s, uint32_t smem) {
     const int64_t token = w.token + static_cast<int64_t>(c) * kChunk + row, left = w.token + w.length - token;
     char* const to = static_cast<char*>(s.a.out) + (token * s.a.out_stride + w.head * head_dim(s)) * 2 + piece * 16;
 #pragma unroll 1
-    for (int part = 0; part < kParts; part++) {
+    for (int i = 0; i < Scan::kGroups; i++) {
+      const int part = Scan::kGroups == 1 ? s.part : i;
       barrier_wait(written(smem, part, at.stage), at.phase);
       if constexpr (Scan::kOutputs)
         store_part(s, smem, at.stage, part, to + part * 128, part * 64 + piece * 8 < head_dim(s) ? left : 0);

@@ -10,6 +10,8 @@
 // Beside     two grids at once: persistent CTAs prepare, on all SMs but as many as there are lanes, and the lanes scan on those. Prep takes
 //            (step, lane) pairs in order of steps; written[lane][step] = step + 1 once its record is written. Prep waits for nothing, and the
 //            lanes are scheduled when all of it runs (programmatic launch): so whatever else occupies the GPU, prep ends, and then the lanes.
+// Split      (few chains) as beside, but a lane is two CTAs, one for each half of the value columns, which need nothing of each other: a step
+//            takes less time, where the longest chain is what takes time.
 // Windows    Where the records of all chunks would take too much memory, all lanes' steps are cut into equal windows, a pair of grids each, one
 //            after the other; a lane's state waits in memory between them, in f32.
 // Cut        (very few chains) chains are cut in time as well, for an exact segment scan: linear_attn_sm90_segments.cuh.

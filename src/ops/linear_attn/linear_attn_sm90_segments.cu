@@ -5,7 +5,7 @@
 // Smem    map, segment 198,816 B as the scan; chain 9,216 B: the state's columns before and after.
 // Traffic map 41,472 B of each record twice, segment 66,048 B; chain reads 65,536 B of each map in 16 CTAs.
 // map_kernel: registers 168.
-// segment_kernel: registers 168, spills 304, stack 112.
+// segment_kernel: registers 168, spills 296, stack 112.
 // chain_kernel: registers 100.
 #include <algorithm>
 
@@ -24,7 +24,7 @@ __device__ __forceinline__ Piece last_piece(const KdaPrefillSm90& a, const Lanes
 
 // Two CTAs a lane: S0 (or the state itself, where a chain begins) and M. Side by side, so that a record is read once from memory.
 template <class T>
-__global__ void __launch_bounds__(kScanThreads, 1)
+__global__ void __launch_bounds__(kScanThreads<MapScan>, 1)
     map_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, const SegmentSpace space,
                const Lanes lanes) {
   LINNET_DYNAMIC_SHARED(smem_bytes, 1024);
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kScanThreads, 1)
   const bool of_identity = blockIdx.x % 2 != 0;
   const Piece piece = last_piece(a, lanes, lane);
   if (piece.end == piece.chain_end || (of_identity && piece.first == piece.chain_first)) return;
-  begin_scan(smem);
+  begin_scan<MapScan>(smem);
   const int warpgroup = static_cast<int>(threadIdx.x) / kConsumers;
   const MapScan scan{{a, w, lanes, lane, warpgroup}, space, piece, of_identity};
   if (warpgroup < kParts) {
@@ -46,12 +46,12 @@ __global__ void __launch_bounds__(kScanThreads, 1)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kScanThreads, 1)
+__global__ void __launch_bounds__(kScanThreads<SegmentScan>, 1)
     segment_kernel(const __grid_constant__ KdaPrefillSm90 a, const Workspace w, const SegmentSpace space,
                    const Lanes lanes) {
   LINNET_DYNAMIC_SHARED(smem_bytes, 1024);
   const uint32_t smem = smem_address(smem_bytes);
-  begin_scan(smem);
+  begin_scan<SegmentScan>(smem);
   const int warpgroup = static_cast<int>(threadIdx.x) / kConsumers;
   const SegmentScan scan{{a, w, lanes, static_cast<int>(blockIdx.x), warpgroup}, space};
   if (warpgroup < kParts) {
@@ -188,14 +188,15 @@ cudaError_t launch_segments(const KdaPrefillSm90& a, void* workspace, int n_lane
     if (const cudaError_t e = launch_prep(a, w.records, n_slots, stream)) return e;
   if (lanes.n_lanes > 1) {  // nothing goes on behind the last lane
     const unsigned n_maps = static_cast<unsigned>(lanes.n_lanes - 1);
-    if (const cudaError_t e = launch_grid(map, 2 * n_maps, kScanThreads, kScanSmemBytes, stream, a, w, space, lanes))
+    if (const cudaError_t e =
+            launch_grid(map, 2 * n_maps, kScanThreads<MapScan>, kScanSmemBytes, stream, a, w, space, lanes))
       return e;
     if (const cudaError_t e =
             launch_grid(chain_kernel, dim3(kDim / kColumns, n_maps), kChainThreads, 0, stream, a, space, lanes))
       return e;
   }
-  return launch_grid(segment, static_cast<unsigned>(lanes.n_lanes), kScanThreads, kScanSmemBytes, stream, a, w, space,
-                     lanes);
+  return launch_grid(segment, static_cast<unsigned>(lanes.n_lanes), kScanThreads<SegmentScan>, kScanSmemBytes, stream,
+                     a, w, space, lanes);
 }
 
 }  // namespace linnet::ops::sm90

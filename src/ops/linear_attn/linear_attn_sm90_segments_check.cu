@@ -38,7 +38,7 @@ void check_accuracy(bool short_mode) {
 // As the public call chooses it.
 void check_long(Draw draw, int64_t T, int H) {
   const Case c = make_case(draw, {T}, H, 7);
-  const bool chosen = sm90::choose_schedule(c.N(), c.B(), H, false) == Schedule::cut;
+  const bool chosen = sm90::choose_schedule(c.N(), c.B(), H, false, true) == Schedule::cut;
   DeviceCase d(c);
   d.run();
   const Result ref = reference(c);
