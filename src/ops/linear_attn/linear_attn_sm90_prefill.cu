@@ -10,6 +10,7 @@ namespace linnet::ops::sm90 {
 namespace {
 
 constexpr int64_t kLittle = 2048;  // records
+constexpr int64_t kLong = 16;      // records of a chain
 
 template <class B>
 __global__ void __launch_bounds__(kPrepareThreads, 1)
@@ -64,7 +65,7 @@ cudaError_t count_ctas(int& n_ctas) {
 
 // Of these SMs for the lanes, measured with 132: prep and the lanes then end together.
 int beside_lanes(int n_ctas) { return n_ctas * 3 / 8; }
-int split_lanes(int n_ctas) { return n_ctas * 2 / 11; }
+int split_lanes(int n_ctas) { return n_ctas * 7 / 33; }
 constexpr int kFewChains = 48;  // that leave lanes without work, beside
 
 // scan: of n_lanes.
@@ -125,26 +126,25 @@ cudaError_t launch_prefill(const KdaPrefillSm90& args, void* workspace, Schedule
   return launch_beside(a, w, static_cast<int>(n_slots), n_ctas, scan, n_lanes, stream);
 }
 
-// Whether chains had better be cut, in steps of a chunk (assumed: 1.4 us). Whole chains take at least the steps of a chain of mean length (lengths
-// are not known), and prep's time before it where in turn (148 us for 4096 records: 1/39 step each). Cut, each of 64 lanes' steps come twice
-// (M and S0 of a lane are two CTAs, which nearly fill an H200; then the outputs), and prep; then the launches, the states of
-// each pass, some 18 us; and the states one after the other, 0.8 us for each of a chain's lanes. Computed, not measured: hence the margin of a third.
-static bool worth_cutting(int64_t n_records, int64_t n_chains) {
-  constexpr int64_t kPrepPerStep = 39, kFixed = 13, kOfChain = 37;
-  const int64_t prep = n_records / kPrepPerStep, lane = (n_records + kSegmentLanes - 1) / kSegmentLanes;
-  const int64_t whole = n_records / n_chains + (n_records < kLittle ? prep : 0);
-  const int64_t cut = 2 * lane + prep + kFixed + kOfChain / n_chains;
-  return cut + cut / 3 < whole;
+// Whether chains had better be cut, in steps of a chunk of a split lane (1.1 us), measured for 1 to 16 chains of 2,048 to 65,536 tokens. Whole
+// chains take the steps of a chain of mean length (lengths are not known), of lanes that are not split half as much again. Cut, each of 64
+// lanes' steps come twice (M and S0 of a lane are two CTAs, which nearly fill an H200; then the outputs), longer ones, and prep of all before;
+// then the launches; and the states one after the other, 1.75 us for each of a chain's lanes.
+static bool worth_cutting(int64_t n_records, int64_t n_chains, bool plain_states) {
+  constexpr int64_t kPrepPerStep = 32, kFixed = 24, kOfChain = 102;
+  const int64_t lane = (n_records + kSegmentLanes - 1) / kSegmentLanes, steps = n_records / n_chains;
+  const int64_t cut = lane * 7 / 3 + n_records / kPrepPerStep + kFixed + kOfChain / n_chains;
+  return cut < (plain_states ? steps : steps * 3 / 2);
 }
 
-// Little work is done before a pipeline of prep and scan has filled.
+// Little work is done before a pipeline of prep and scan has filled; long chains alone are worth it.
 Schedule choose_schedule(int64_t n_tokens, int n_sequences, int n_heads, bool whole_chains, bool plain_states) {
   const int64_t n_records = first_slot(n_tokens, n_sequences) * n_heads;
   const int64_t n_chains = static_cast<int64_t>(n_sequences) * n_heads;
   const bool may_cut = !whole_chains && n_chains > 0 && n_records <= kMostRecords;
-  if (may_cut && worth_cutting(n_records, n_chains)) return Schedule::cut;
-  if (n_records < kLittle) return Schedule::in_turn;
-  return plain_states && n_chains <= kFewChains ? Schedule::split : Schedule::beside;
+  if (may_cut && worth_cutting(n_records, n_chains, plain_states)) return Schedule::cut;
+  if (plain_states && n_chains <= kFewChains && n_records >= kLong * n_chains) return Schedule::split;
+  return n_records < kLittle ? Schedule::in_turn : Schedule::beside;
 }
 
 size_t workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads, Schedule schedule, int n_windows) {

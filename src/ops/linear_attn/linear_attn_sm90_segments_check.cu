@@ -185,6 +185,6 @@ int main(int argc, char** argv) {
     if (is_short(mode)) return;
     check_causality(37);
     for (const Draw draw : {Draw::trained, Draw::weak, Draw::zero, Draw::mixed}) check_long(draw, 8191, 2);
-    check_long(Draw::bounded, 4096, 4);
+    check_long(Draw::bounded, 8191, 4);
   });
 }
