@@ -4,7 +4,7 @@
 #include <deque>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
-#include <unordered_set>
+#include <vector>
 
 #include "core/errors.h"
 #include "core/text.h"
