@@ -4,11 +4,12 @@
 //   R = V - K~ S      U = T R      O = scale (Q~ S + A U)      S <- D S + K^T U
 // CTA     all of a head: two warpgroups of consumers, 64 value columns each, read the same record in shared memory. Their chains do not
 //         depend on each other, so one multiplies while the other packs, and neither needs the other but for the record's place.
+//         A split lane has a CTA of one warpgroup for each half.
 // Layout  all transposed, value columns as the 64 rows of the matrix instruction: the state stays in registers as an f32
 //         accumulator, and every product's result, rounded to f16, is the left operand of the next one in the same threads: no
 //         shared memory and no exchange between warps on the chain  S -> R -> U -> S.
 // Roles   the consumers; a warp that loads records, part by part, by bulk copies; one that loads V by 16-byte copies; one that stores outputs.
-// Smem    2 stages of 66,560 B record, 4 of 16,384 B of V, whose place the output takes before it leaves, 20 barriers: 198,816 B.
+// Smem    2 stages of 66,560 B record, 4 of 16,384 B of V, whose place the output takes before it leaves, 28 barriers: 198,880 B.
 // Numeric state and sums f32; S, R, U rounded to f16, saturating at 65504. Deterministic: one order of sums.
 // Traffic per (chunk, head): record 66,048 B from the L2, V and O 32,768 B.
 #pragma once
