@@ -74,7 +74,7 @@ struct KdaPrefillSm90 {
   // slots that no tokens have are not written. It may be `state` of a later call (with KdaStateType::f32), which goes on with the bits of one
   // call. Must not overlap `state`.
   float* checkpoints = nullptr;
-  // A call of few sequences x heads (about 8 and fewer, where they are long) is cut in time, exactly, for speed. Its bits are then a function of
+  // A call of few sequences x heads (about 12 and fewer, where they are long) is cut in time, exactly, for speed. Its bits are then a function of
   // the inputs, seq_start, n_tokens, n_sequences and n_heads, on any device, but neither those of its sequences alone nor those of
   // two calls. true: never cut, which gives all sequences those bits. A call with checkpoints is never cut.
   bool whole_chains = false;

@@ -164,8 +164,11 @@ namespace linnet::ops {
 size_t kda_prefill_sm90_workspace_bytes(const KdaPrefillSm90& args) noexcept {
   size_t bytes = 0;
   for (const bool whole_chains : {false, true}) {
-    const auto schedule = sm90::choose_schedule(args.n_tokens, args.n_sequences, args.n_heads, whole_chains, true);
-    bytes = std::max(bytes, sm90::workspace_bytes(args.n_tokens, args.n_sequences, args.n_heads, schedule));
+    for (const bool plain_states : {false, true}) {
+      const auto schedule =
+          sm90::choose_schedule(args.n_tokens, args.n_sequences, args.n_heads, whole_chains, plain_states);
+      bytes = std::max(bytes, sm90::workspace_bytes(args.n_tokens, args.n_sequences, args.n_heads, schedule));
+    }
   }
   return bytes;
 }
