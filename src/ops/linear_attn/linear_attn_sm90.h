@@ -75,15 +75,15 @@ struct KdaPrefillSm90 {
   // call. Must not overlap `state`.
   float* checkpoints = nullptr;
   // A call of few sequences x heads (about 12 and fewer, where they are long) is cut in time, exactly, for speed. Its bits are then a function of
-  // the inputs, seq_start, n_tokens, n_sequences and n_heads, on any device, but neither those of its sequences alone nor those of
+  // the inputs, seq_start, n_tokens, n_sequences, n_heads and how states lie, on any device, but neither those of its sequences alone nor those of
   // two calls. true: never cut, which gives all sequences those bits. A call with checkpoints is never cut.
   bool whole_chains = false;
   // Dk = Dv, instead of each 128 above: a multiple of 8; 0: 128. A narrower head takes as long as one of 128, is never cut, and has no checkpoints.
   int head_dim = 0;
 };
 
-// Bytes of scratch for a call, 128-byte aligned memory. Follows no pointer of the arguments. The same for any whole_chains. A call with options
-// and with state_v_first, bf16 states or checkpoints needs the records of all tokens at once: 66,048 B for each 64 tokens and head.
+// Bytes of scratch for a call, 128-byte aligned memory. Follows no pointer of the arguments. The same for any whole_chains and layout of
+// states. 66,048 B for each 64 tokens and head, at most about 1.5 GiB, and what is fixed.
 size_t kda_prefill_sm90_workspace_bytes(const KdaPrefillSm90& args) noexcept;
 
 // Enqueues the prefill. No host synchronisation, graph-capturable, deterministic. Returns a cudaError_t: cudaErrorInvalidValue for heads,
