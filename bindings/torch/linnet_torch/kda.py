@@ -147,7 +147,7 @@ def _prefill(q, k, v, g, beta, a_log, dt_bias, scale, initial_state, output_fina
         beta = (2.0 if allow_neg_eigval else 1.0) * torch.sigmoid(beta) if beta_sigmoid else beta
     (q, k), (v,), (g,) = _rows(q, k), _rows(v), _rows(g) if g.ndim == 4 else (_dense(g),)
     initial_state = _state(initial_state)
-    # The kernel's own values-first states need the records of all tokens at once when the call is not the layer's: there, transposed here.
+    # Transposed here where the call is not the layer's: from when the kernel's own took more scratch then. It no longer does; which is faster is open.
     transposes = state_v_first and not checkpoints and not _is_layers(q, k, v, g, normalize, use_gate, beta_logits)
     if transposes and initial_state is not None:
         initial_state = initial_state.transpose(-1, -2).contiguous()
