@@ -1,6 +1,6 @@
 // kda_sm90 scan as a kernel of its own, a CTA a lane: beside prep or after it. Plain pools of states and others, narrow
 // heads, bf16 and f16 values.
-// Registers 252, spills 464, stack 144: of half a lane; of a whole one 168 at the launch, then consumers 224, the warps that serve them 56. The spills
+// Registers 252, spills 520, stack 152: of half a lane; of a whole one 168 at the launch, then consumers 224, the warps that serve them 56. The spills
 // are in those.
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"

@@ -459,6 +459,7 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       wgmma_wait<0>();
       touch(u);
       touch(o);
+      __syncwarp();  // all lanes have read their decays
       if (thread == 0) barrier_arrive(read_by_all(smem, 1, at.stage));
       to_operand(u_operand, u);
       barrier_wait(loaded(smem, 2, at.stage), at.phase);
@@ -478,7 +479,8 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
         barrier_wait(values(smem, v.stage), v.phase);
         barrier_wait(loaded(smem, 0, at.stage), at.phase);
       }
-      load_values<T>(r, fragment + v.stage * kParts * kValueBytes);  // after the last chunk: leftovers, never used
+      // After the last chunk the values it began with, never used: of its own place, into which nobody copies yet.
+      load_values<T>(r, fragment + (c + 1 < n_chunks ? v.stage : last) * kParts * kValueBytes);
       wgmma_wait<1>();
       touch(s);
       to_operand(s_operand, s);

@@ -126,6 +126,7 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     scale_columns(s, decay);
     wgmma_wait<0>();
     touch(u);
+    __syncwarp();  // all lanes have read their decays
     if (thread == 0) barrier_arrive(read_by_all(smem, 1, at.stage));
     to_operand(u_operand, u);
     barrier_wait(loaded(smem, 2, at.stage), at.phase);
