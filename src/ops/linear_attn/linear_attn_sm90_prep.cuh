@@ -12,9 +12,9 @@
 //         operands (|k| <= 1), f32 sums. Operands of blocks lie in shared memory once; the third factor multiplies the earlier one's registers.
 // Norms   diagonals of products of the raw rows.
 // Inverse T = (I + L)^-1 diag(beta): 8x8 blocks by substitution in f32, joined with f16 products: pairs, then rows of 16 each for itself.
-// Barriers 4 a chunk, and one from the second on: decays of blocks; of ranges of blocks; operands of blocks; all of A and the diagonal of T.
-// Smem    75,776 B: 49,152 of rows (raw, then factors, then operands), 9,216 of A, 9,216 of decays over ranges of blocks, 8,192 of logs, entries
-//         inside blocks, norms and beta: 3 workgroups per SM.
+// Barriers 3 a chunk, and one from the second on: decays of blocks; operands of blocks and decays between them; all of A and the diagonal of T.
+// Smem    76,800 B: 49,152 of rows (raw, then factors, then operands), 9,728 of decays over runs of blocks, the rest A, T, entries inside blocks,
+//         logs, norms and beta: 3 workgroups per SM.
 // Traffic reads 49,280 B, writes 66,048 B.
 #pragma once
 
@@ -74,7 +74,7 @@ __device__ __forceinline__ void put_decays(const KdaPrefillSm90& a, const Chunk&
     HeadDecays given{is_token ? head_log2_decay<T>(a, (c.token + token) * a.n_heads + c.head, c.head) : 0.f};
     make_factors(sum_log2, given, s, warp, lane);
   }
-  *reinterpret_cast<float4*>(&s.log2_total[warp][4 * lane]) =
+  *reinterpret_cast<float4*>(log2_total(s, warp) + 4 * lane) =
       make_float4(sum_log2[0], sum_log2[1], sum_log2[2], sum_log2[3]);
 }
 
@@ -90,17 +90,16 @@ __device__ __forceinline__ void work_on_block(const KdaPrefillSm90& a, const Chu
   if (kAgain) workgroup_sync(barrier);  // T of the chunk before has been read
   put_decays<B>(a, c, s, warp, lane);
   workgroup_sync(barrier);  // decays of all blocks
-  make_ranges(record, s, warp, lane);
+  make_ranges(s, warp, lane);
+  make_own_ranges(record, s, warp, lane);
   uint32_t factors[3];
   const uint16_t(&places)[4] = kFactorPlaces.of[warp][token_of(lane)];
 #pragma unroll
   for (int i = 0; i < 3; i++) factors[i] = smem_address(&s) + (lane & 3) * 16 + places[i] * 16;
   Levels levels = {};
   multiply_levels(levels, x, factors);
-  workgroup_sync(barrier);  // decays over ranges
   scatter_levels(s, levels, warp, lane);
-  finish_rows(x, range_piece(s, warp > 0 ? range(0, warp - 1) : kOnes, lane),
-              range_piece(s, warp + 1 < kWarps ? range(warp + 1, kWarps - 1) : kOnes, lane), record, s, warp, lane);
+  finish_rows(x, range_piece(s, before(warp), lane), range_piece(s, behind(warp), lane), record, s, warp, lane);
 }
 
 // The record of a chunk whose load has been started, by a workgroup of 8 whole warps; thread counts from 0 in it, barrier is a hardware

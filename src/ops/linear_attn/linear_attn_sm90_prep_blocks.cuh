@@ -5,47 +5,66 @@
 
 namespace linnet::ops::sm90::prep {
 
-// Row of s.between with the decay over blocks i to j; that of the whole chunk, which nobody needs there, has ones.
-__host__ __device__ constexpr int range(int i, int j) { return i < 4 ? 8 * i + j : 9 * (7 - i) + 1 + j; }
-constexpr int kOnes = range(0, 7);
-// Rows of ranges that neither begin nor end the chunk are for products of blocks: a lane of matrix instructions finds its factors together,
-// pair t of 16-byte piece p of a row of operands at [p / 4][t][p % 4]. The others are for the record's rows, channels in order.
+// Rows of s.between: each warp's over the blocks before it and behind it, for the record's rows; over blocks i to j, neither the first nor the last,
+// for products of blocks; ones.
+__host__ __device__ constexpr int before(int warp) { return warp; }
+__host__ __device__ constexpr int behind(int warp) { return kWarps + warp; }
+__host__ __device__ constexpr int range(int i, int j) { return 2 * kWarps + (i - 1) * (14 - i) / 2 + j - i; }
+constexpr int kOnes = kRanges - 1;
+static_assert(range(6, 6) + 1 == kOnes);
+// A lane of matrix instructions finds the factors of products together: pair t of 16-byte piece p of a row of operands at [p / 4][t][p % 4]. The
+// warps' own rows have channels in order.
 __device__ __forceinline__ uint32_t product_word(int pair) {
   return (pair >> 4) * 64 + (pair & 3) * 16 + (pair >> 2 & 3) * 4;
 }
 
-// From s.log2_total: decays over the ranges from blocks kBegin and 7 - kBegin on, of two channels; the chunk's to the record.
+// Ranges from block kBegin on, of two channels.
 template <int kBegin>
-__device__ __forceinline__ void make_ranges_from(Record* record, Smem& s, int pair) {
-  const uint32_t from = smem_address(s.log2_total) + pair * 8, to = smem_address(s.between), in_order = to + pair * 4,
-                 for_products = kBegin > 0 ? to + product_word(pair) : in_order;
+__device__ __forceinline__ void make_ranges_from(Smem& s, int pair) {
+  const uint32_t from = smem_address(log2_total(s, 0)) + pair * 8, to = smem_address(s.between) + product_word(pair);
+  float x = 0.f, y = 0.f;
 #pragma unroll
-  for (int run = 0; run < 2; run++) {
-    const int begin = run ? kWarps - 1 - kBegin : kBegin;
-    float x = 0.f, y = 0.f;
-#pragma unroll
-    for (int block = begin; block < kWarps; block++) {
-      const uint2 l = load_shared(from + block * (kDim * 4));
-      x += __uint_as_float(l.x);
-      y += __uint_as_float(l.y);
-      const float ex = exp2_fast(x), ey = exp2_fast(y);
-      const int row = range(begin, block);
-      if (row == kOnes) *reinterpret_cast<float2*>(&record->decay[2 * pair]) = make_float2(ex, ey);
-      store_shared((block + 1 == kWarps ? in_order : for_products) + row * (kDim * 2),
-                   row == kOnes ? 0x3c003c00 : pack_half(ex, ey));
-    }
+  for (int block = kBegin; block + 1 < kWarps; block++) {
+    const uint2 l = load_shared(from + block * (kDim * 4));
+    x += __uint_as_float(l.x);
+    y += __uint_as_float(l.y);
+    store_shared(to + range(kBegin, block) * (kDim * 2), pack_half(exp2_fast(x), exp2_fast(y)));
   }
 }
-__device__ __forceinline__ void make_ranges(Record* record, Smem& s, int warp, int lane) {
+// Those of all products, shared out: half of the channels a warp.
+__device__ __forceinline__ void make_ranges(Smem& s, int warp, int lane) {
   const int pair = (warp & 4) * 8 + lane;
   switch (warp & 3) {
-    case 0: return make_ranges_from<0>(record, s, pair);
-    case 1: return make_ranges_from<1>(record, s, pair);
-    case 2: return make_ranges_from<2>(record, s, pair);
-    default: return make_ranges_from<3>(record, s, pair);
+    case 0: return make_ranges_from<1>(s, pair);
+    case 1: s.between[kOnes][pair] = 0x3c003c00; return make_ranges_from<2>(s, pair);
+    case 2: make_ranges_from<3>(s, pair); return make_ranges_from<6>(s, pair);
+    default: make_ranges_from<4>(s, pair); return make_ranges_from<5>(s, pair);
   }
 }
-// The decay over the blocks before and after a warp's, the first of a lane's pieces.
+// The warp's own rows, a lane four channels; the last warp also writes the chunk's decay to the record.
+__device__ __forceinline__ void make_own_ranges(Record* record, Smem& s, int warp, int lane) {
+  const uint32_t from = smem_address(log2_total(s, 0)) + lane * 16, to = smem_address(s.between) + lane * 8;
+  const auto decays = [&](int first, int end) {  // few registers: the rows are in the others
+    float4 x = {};
+#pragma unroll 1
+    for (int block = first; block < end; block++) {
+      uint32_t l[4];
+      load_shared(l, from + block * (kDim * 4));
+      x.x += __uint_as_float(l[0]), x.y += __uint_as_float(l[1]);
+      x.z += __uint_as_float(l[2]), x.w += __uint_as_float(l[3]);
+    }
+    x.x = exp2_fast(x.x), x.y = exp2_fast(x.y), x.z = exp2_fast(x.z), x.w = exp2_fast(x.w);
+    return x;
+  };
+  const auto put = [&](int row, const float4& x) {
+    store_shared(to + row * (kDim * 2), pack_half(x.x, x.y), pack_half(x.z, x.w));
+  };
+  put(before(warp), decays(0, warp));
+  put(behind(warp), decays(warp + 1, kWarps));
+  if (warp + 1 == kWarps) *reinterpret_cast<float4*>(&record->decay[4 * lane]) = decays(0, kWarps);
+  __syncwarp();
+}
+// A warp's own row, the first of a lane's pieces.
 __device__ __forceinline__ uint32_t range_piece(const Smem& s, int row, int lane) {
   return smem_address(s.between[row]) + (lane & 3) * 16;
 }

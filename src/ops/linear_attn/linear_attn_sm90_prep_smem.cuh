@@ -11,7 +11,7 @@ constexpr int kTensorBytes = 2 * kPanelBytes;      // a chunk's rows of one tens
 constexpr int kTileBytes = kBlock * 128;           // a warp's part of a panel
 constexpr int kMatrixStride = 144;  // bytes: 64 f16 and 16, so that 8 rows of one 16-byte piece hit all banks
 constexpr int kEntryStride = 12;    // f32
-constexpr int kRanges = kWarps * (kWarps + 1) / 2;  // of neighbouring blocks
+constexpr int kRanges = 2 * kWarps + (kWarps - 1) * (kWarps - 2) / 2 + 1;  // of neighbouring blocks, and ones
 
 // Up to kChunk tokens of one head.
 struct Chunk {
@@ -27,20 +27,23 @@ enum Tensor { kRawZ, kRawQ, kRawK };
 struct alignas(1024) Smem {
   // Raw z, q and k; then rows of decays (make_factors); then the block's K, Q with prefixes and K with suffixes.
   char rows[3 * kTensorBytes];
-  // In solve and, 8 KB on, to the start of lower there are two more rows of decays of each warp before.
-  char solve[kChunk * kMatrixStride];  // f16: K K^T with decay, replaced block by block by (I + L)^-1 diag(beta)
-  float lower[kWarps][kBlock * kEntryStride];  // K K^T with decay inside the blocks, [column][row], below the diagonal
-  uint32_t between[kRanges][kDim / 2];         // f16: decay over blocks i to j, in row range(i, j)
-  union {
-    float log2_total[kWarps][kDim];               // decay over a block
-    float attend[kWarps][kBlock * kEntryStride];  // then: Q K^T with decay inside the blocks, [row][column]
-  };
-  float2 norm[kWarps][kBlock];     // of q and k, inverse
-  float diagonal[kWarps][kBlock];  // of Q K^T
+  // f16: K K^T with decay, replaced block by block by (I + L)^-1 diag(beta). Before, from its start and, 8 KB on, to the end of spare two more
+  // rows of decays of each warp, and between them log2_total.
+  char solve[kChunk * kMatrixStride];
+  char spare[2 * 1024 + kPanelBytes - kChunk * kMatrixStride];
+  float lower[kWarps][kBlock * kEntryStride];   // K K^T with decay inside the blocks, [column][row], below the diagonal
+  float attend[kWarps][kBlock * kEntryStride];  // Q K^T with decay inside the blocks, [row][column]
+  uint32_t between[kRanges][kDim / 2];          // f16: decay over runs of blocks
+  float2 norm[kWarps][kBlock];                  // of q and k, inverse
+  float diagonal[kWarps][kBlock];               // of Q K^T
   float beta[kChunk];
 };
-static_assert(sizeof(Smem) == 75776 && offsetof(Smem, solve) == 3 * kTensorBytes &&
-              kPanelBytes + 2 * kTileBytes <= sizeof(Smem::solve) + sizeof(Smem::lower));
+static_assert(sizeof(Smem) == 76800 && offsetof(Smem, solve) == 3 * kTensorBytes);
+// The decay over a block: [kWarps, kDim].
+__device__ __forceinline__ float* log2_total(Smem& s, int block) {
+  return reinterpret_cast<float*>(s.solve + 2 * 1024) + block * kDim;
+}
+static_assert(2 * 1024 + kWarps * kDim * sizeof(float) <= kPanelBytes);
 
 // All threads of the workgroup that owns this hardware barrier.
 __device__ __forceinline__ void workgroup_sync(int barrier) { sync_threads(barrier, kThreads); }
