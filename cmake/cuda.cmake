@@ -1,11 +1,13 @@
 # The CUDA module: liblinnet_cuda.so with all kernels, which the program opens when it is asked for a device. The program itself
 # neither links nor includes CUDA. Kernels are compiled for Hopper (sm_90a) alone.
 #   LINNET_CUDA   AUTO: built when there is an nvcc that can compile it, and no sanitizer; ON: must be built; OFF
+#   LINNET_RACECHECK   kernels for compute-sanitizer's racecheck, slower: every lane arrives at a barrier itself (src/core/ptx_cuda.cuh)
 # Sources, by file name: src/ops/*/*_sm90*.cu, src/ops/*/*_cuda*.cu, and the module's own src/*/*_cuda.cu. X_check.cu is a program, with
 # X_bench*.cu and X_case*.cu: it checks kernels against their definition and times them. It needs the GPU; the target linnet_cuda_checks is all
 # of them.
 set(LINNET_CUDA AUTO CACHE STRING "Build the CUDA module (Hopper): AUTO, ON or OFF")
 set_property(CACHE LINNET_CUDA PROPERTY STRINGS AUTO ON OFF)
+option(LINNET_RACECHECK "Build kernels for compute-sanitizer's racecheck" OFF)
 set(LINNET_CUDA_BUILT OFF)
 
 # No module: an error where it must be built, else a line.
@@ -62,6 +64,9 @@ function(linnet_cuda_target name)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src)
   target_compile_options(${name} PRIVATE -std=c++20 -gencode=arch=compute_90a,code=sm_90a -lineinfo -Xptxas=-v
                          -Xcompiler=-Wall,-Wno-restrict,-fvisibility=hidden)
+  if(LINNET_RACECHECK)
+    target_compile_definitions(${name} PRIVATE LINNET_RACECHECK)
+  endif()
 endfunction()
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/ops/*/*_sm90*.cu ${PROJECT_SOURCE_DIR}/src/ops/*/*_cuda*.cu)

@@ -69,6 +69,11 @@ inline void wgmma_n128_transposed(float (&d)[64], const uint32_t* a, uint32_t b)
 // ---- bulk copies and barriers
 using emulation::barrier_arrive;
 using emulation::barrier_arrive_after_copies;
+constexpr int kWarpArrivals = 1;
+inline void barrier_arrive_warp(uint32_t bar) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) barrier_arrive(bar);
+}
 using emulation::barrier_expect;
 using emulation::barrier_init;
 using emulation::barrier_wait;

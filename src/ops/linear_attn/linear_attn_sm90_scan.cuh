@@ -173,8 +173,7 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
   ValueCursor v;
   const auto put_last = [&] {
     put_output(fragment + last * kParts * kValueBytes, output);
-    __syncwarp();
-    if (thread == 0) barrier_arrive(written(smem, x.part, last));
+    barrier_arrive_warp(written(smem, x.part, last));
   };
   pieces_of(x, [&](const Piece& w, int) {
     const int n_chunks = w.end_chunk() - w.begin_chunk();
@@ -200,7 +199,7 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       load_decay(decay, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
       wgmma_wait<1>();
       touch(r);
-      if (thread == 0) barrier_arrive(read_by_all(smem, 0, at.stage));
+      barrier_arrive_warp(read_by_all(smem, 0, at.stage));
       uint32_t r_operand[16];
       to_operand(r_operand, r);
       float u[32];
@@ -210,8 +209,7 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       wgmma_wait<0>();
       touch(u);
       touch(o);
-      __syncwarp();  // all lanes have read their decays
-      if (thread == 0) barrier_arrive(read_by_all(smem, 1, at.stage));
+      barrier_arrive_warp(read_by_all(smem, 1, at.stage));
       to_operand(u_operand, u);
       barrier_wait(loaded(smem, 2, at.stage), at.phase);
       touch(s);
@@ -238,7 +236,7 @@ __device__ __forceinline__ void consume(const Scan& x, uint32_t smem) {
       if constexpr (Scan::kCheckpoints) put_checkpoint(x, w, w.begin_chunk() + c, s);
       wgmma_wait<0>();
       touch(o);
-      if (thread == 0) barrier_arrive(read_by_all(smem, 2, record_stage));
+      barrier_arrive_warp(read_by_all(smem, 2, record_stage));
       pack_output<T>(output, o, x.a.scale);
     }
     if (n_chunks > 0) put_last();

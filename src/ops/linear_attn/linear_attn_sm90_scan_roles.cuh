@@ -8,6 +8,7 @@ namespace linnet::ops::sm90 {
 
 constexpr int kStages = 2, kRecordParts = 3, kValueStages = 4;
 constexpr int kConsumers = 128;  // threads of a part
+constexpr int kConsumerArrivals = kConsumers / 32 * kWarpArrivals;
 template <class Scan>
 constexpr int kScanThreads = (Scan::kGroups + 1) * kConsumers;  // and the warps that serve them
 constexpr int kConsumerRegisters = 224,
@@ -56,13 +57,13 @@ __device__ __forceinline__ void init_scan_barriers(uint32_t smem) {
   for (int i = 0; i < kStages; i++) {
     for (int part = 0; part < kRecordParts; part++) {
       barrier_init(loaded(smem, part, i), 1);
-      barrier_init(read_by_all(smem, part, i), Scan::kGroups * kConsumers / 32);
+      barrier_init(read_by_all(smem, part, i), Scan::kGroups * kConsumerArrivals);
     }
   }
   for (int i = 0; i < kValueStages; i++) {
     barrier_init(values(smem, i), 32);
-    barrier_init(stored(smem, i), 1);
-    for (int part = 0; part < kParts; part++) barrier_init(written(smem, part, i), kConsumers / 32);
+    barrier_init(stored(smem, i), kWarpArrivals);
+    for (int part = 0; part < kParts; part++) barrier_init(written(smem, part, i), kConsumerArrivals);
   }
 }
 
@@ -249,8 +250,7 @@ __device__ __forceinline__ void store_outputs(const Scan& s, uint32_t smem) {
       if constexpr (Scan::kOutputs)
         store_part(s, smem, at.stage, part, to + part * 128, part * 64 + piece * 8 < head_dim(s) ? left : 0);
     }
-    __syncwarp();
-    if (thread == 0) barrier_arrive(stored(smem, at.stage));
+    barrier_arrive_warp(stored(smem, at.stage));
     at.advance();
   });
 }

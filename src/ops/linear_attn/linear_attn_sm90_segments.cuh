@@ -110,14 +110,13 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     touch(r);
     wgmma_fence();
     read_state<-1>(r, s_operand, operand(record + offsetof(Record, k_in), 16), true);  // R = V - K~ S
-    __syncwarp();
-    if (thread == 0) barrier_arrive(written(smem, x.part, v.stage));
+    barrier_arrive_warp(written(smem, x.part, v.stage));
     barrier_wait(loaded(smem, 1, at.stage), at.phase);
     float decay[32];
     load_decay(decay, record + t2 * 4 + static_cast<uint32_t>(offsetof(Record, decay)));
     wgmma_wait<0>();
     touch(r);
-    if (thread == 0) barrier_arrive(read_by_all(smem, 0, at.stage));
+    barrier_arrive_warp(read_by_all(smem, 0, at.stage));
     uint32_t r_operand[16];
     to_operand(r_operand, r);
     float u[32];
@@ -126,8 +125,7 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     scale_columns(s, decay);
     wgmma_wait<0>();
     touch(u);
-    __syncwarp();  // all lanes have read their decays
-    if (thread == 0) barrier_arrive(read_by_all(smem, 1, at.stage));
+    barrier_arrive_warp(read_by_all(smem, 1, at.stage));
     to_operand(u_operand, u);
     barrier_wait(loaded(smem, 2, at.stage), at.phase);
     touch(s);
@@ -144,7 +142,7 @@ __device__ __forceinline__ void consume_map(const MapScan& x, uint32_t smem) {
     wgmma_wait<0>();
     touch(s);
     to_operand(s_operand, s);
-    if (thread == 0) barrier_arrive(read_by_all(smem, 2, record_stage));
+    barrier_arrive_warp(read_by_all(smem, 2, record_stage));
   }
   store_state(x, x.piece, s);
 }
