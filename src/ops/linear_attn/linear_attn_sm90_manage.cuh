@@ -11,13 +11,13 @@ struct Desk {
   prep::Chunk chunk[2];
   Record* record[2];
   uint64_t posted[2];  // barriers: the chunk and its record's place are known, its rows may be loaded
-  uint64_t done[2];    // its record is written, a warp an arrival
+  uint64_t done[2];    // its record is written, by all warps
 };
 
 __device__ __forceinline__ void init_desk(Desk& d) {
   for (int i = 0; i < 2; i++) {
     barrier_init(smem_address(&d.posted[i]), 1);
-    barrier_init(smem_address(&d.done[i]), prep::kWarps);
+    barrier_init(smem_address(&d.done[i]), prep::kWarps * kWarpArrivals);
   }
 }
 
@@ -85,13 +85,16 @@ __device__ __forceinline__ void prepare(const KdaPrefillSm90& a, Desk& desk, pre
   barrier_wait(smem_address(&desk.posted[0]), 0);
   if (desk.chunk[0].n_valid > 0) prep::load<B>(a, desk.chunk[0], smem, thread);
   for (int i = 0; desk.chunk[i & 1].n_valid > 0; i++) {
-    prep::compute<B, true>(a, desk.chunk[i & 1], desk.record[i & 1], smem, thread, barrier, [&] {
+    const auto wait_before = [&] {
+      if (i > 0) barrier_wait(smem_address(&desk.done[(i - 1) & 1]), (i - 1) >> 1 & 1);
+    };
+    const auto load_next = [&] {
       barrier_wait(smem_address(&desk.posted[(i + 1) & 1]), (i + 1) >> 1 & 1);
-      const prep::Chunk& next = desk.chunk[(i + 1) & 1];
+      const prep::Chunk next = desk.chunk[(i + 1) & 1];
       if (next.n_valid > 0) prep::load<B>(a, next, smem, thread);
-    });
-    __syncwarp();
-    if ((thread & 31) == 0) barrier_arrive(smem_address(&desk.done[i & 1]));
+    };
+    prep::compute<B>(a, desk.chunk[i & 1], desk.record[i & 1], smem, thread, barrier, i & 1, wait_before, load_next);
+    barrier_arrive_warp(smem_address(&desk.done[i & 1]));
   }
 }
 

@@ -18,6 +18,12 @@ __global__ void __launch_bounds__(kPrepareThreads, 1)
   prepare_beside<B>(a, w, n_slots, n_wanted);
 }
 
+// Clears flags, while prep's grid starts.
+__global__ void __launch_bounds__(256) clear_kernel(int32_t* flags, int64_t n) {
+  launch_dependents();
+  for (int64_t i = blockIdx.x * 256 + threadIdx.x; i < n; i += gridDim.x * 256) flags[i] = 0;
+}
+
 template <KdaGate kGate>
 Kernels kernels_of_gate() {
   using B = Build<kGate, __nv_bfloat16, true>;
@@ -65,7 +71,7 @@ cudaError_t count_ctas(int& n_ctas) {
 
 // Of these SMs for the lanes, measured with 132: prep and the lanes then end together.
 int beside_lanes(int n_ctas) { return n_ctas * 3 / 8; }
-int split_lanes(int n_ctas) { return n_ctas * 7 / 33; }
+int split_lanes(int n_ctas) { return n_ctas * 8 / 35; }
 constexpr int kFewChains = 48;  // that leave lanes without work, beside
 
 // scan: of n_lanes.
@@ -74,8 +80,10 @@ cudaError_t launch_beside(const KdaPrefillSm90& a, Workspace w, int n_slots, int
   const int64_t n_flags = kFlagInts + step_flags(static_cast<int64_t>(n_slots) * a.n_heads);
   for (; w.window < w.n_windows; w.window++) {
     const int64_t n_zeros = w.window == 0 ? n_flags : 1;  // the next item's number, later
-    if (const cudaError_t e = cudaMemsetAsync(w.next_item, 0, n_zeros * sizeof(int32_t), stream)) return e;
-    const Grid prepare{kernels_of(a).prepare, n_ctas - scan.n_ctas, kPrepareThreads, kPrepareSmemBytes, false};
+    const unsigned n_clearing = static_cast<unsigned>(std::min<int64_t>((n_zeros + 1023) / 1024, 64));
+    if (const cudaError_t e = launch_grid(clear_kernel, dim3(n_clearing), 256, 0, stream, w.next_item, n_zeros))
+      return e;
+    const Grid prepare{kernels_of(a).prepare, n_ctas - scan.n_ctas, kPrepareThreads, kPrepareSmemBytes, true};
     for (const Grid* g : {&prepare, &scan})
       if (const cudaError_t e = launch(*g, a, w, n_slots, n_lanes, stream)) return e;
   }

@@ -78,13 +78,19 @@ template <class B>
 __device__ __forceinline__ void run_prep(const KdaPrefillSm90& a, const Workspace& w, const Lanes& lanes,
                                          char* smem_bytes) {
   LINNET_SHARED(desks, Desk[kWorkgroups]);
-  if (threadIdx.x < kWorkgroups) init_desk(desks[threadIdx.x]);
+  const auto smem_of = [&](int i) -> prep::Smem& {
+    return *reinterpret_cast<prep::Smem*>(smem_bytes + i * kPrepBytes);
+  };
+  if (threadIdx.x < kWorkgroups) {
+    init_desk(desks[threadIdx.x]);
+    prep::init_barriers(smem_of(static_cast<int>(threadIdx.x)));
+  }
   __syncthreads();
   const int workgroup =
       __shfl_sync(~0u, static_cast<int>(threadIdx.x) / prep::kThreads, 0);  // one number, to the compiler
   if (workgroup < kWorkgroups) {
     take_registers<80>();
-    prepare<B>(a, desks[workgroup], *reinterpret_cast<prep::Smem*>(smem_bytes + workgroup * kPrepBytes));
+    prepare<B>(a, desks[workgroup], smem_of(workgroup));
   } else {
     give_registers<24>();
     const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
@@ -97,8 +103,9 @@ template <class B>
 __device__ __forceinline__ void prepare_beside(const KdaPrefillSm90& a, const Workspace& w, int n_slots, int n_wanted) {
   LINNET_DYNAMIC_SHARED(smem_bytes, 1024);
   LINNET_SHARED(plan, Plan);
-  launch_dependents();
   make_lanes(a, n_slots, n_wanted, plan);
+  wait_for_dependency();  // flags are cleared
+  launch_dependents();
   run_prep<B>(a, w, plan.lanes, smem_bytes);
 }
 template <class T, class Scan>

@@ -12,7 +12,8 @@
 //         operands (|k| <= 1), f32 sums. Operands of blocks lie in shared memory once; the third factor multiplies the earlier one's registers.
 // Norms   diagonals of products of the raw rows.
 // Inverse T = (I + L)^-1 diag(beta): 8x8 blocks by substitution in f32, joined with f16 products: pairs, then rows of 16 each for itself.
-// Barriers 3 a chunk, and one from the second on: decays of blocks; operands of blocks and decays between them; all of A and the diagonal of T.
+// Meets   3 times a chunk: over the decays of blocks, where a warp tells its own and goes on with its block before it waits for the others'; operands of
+//         blocks and decays between them; all of A and the diagonal of T. And nobody puts decays where T of the chunk before is still read.
 // Smem    76,800 B: 49,152 of rows (raw, then factors, then operands), 9,728 of decays over runs of blocks, the rest A, T, entries inside blocks,
 //         logs, norms and beta: 3 workgroups per SM.
 // Traffic reads 49,280 B, writes 66,048 B.
@@ -47,7 +48,7 @@ __device__ __forceinline__ void put_beta(const KdaPrefillSm90& a, const Chunk& c
   s.beta[token] = beta;
 }
 
-// The block's decays: rows of factors, and the total to s.log2_total. The places of q and k are free.
+// The block's decays: rows of factors, and the total to log2_total. The places of q and k are free.
 template <class B>
 __device__ __forceinline__ void put_decays(const KdaPrefillSm90& a, const Chunk& c, Smem& s, int warp, int lane) {
   using T = typename B::T;
@@ -78,20 +79,18 @@ __device__ __forceinline__ void put_decays(const KdaPrefillSm90& a, const Chunk&
       make_float4(sum_log2[0], sum_log2[1], sum_log2[2], sum_log2[3]);
 }
 
-// Everything inside the warp's block, and the record's rows. kAgain: the workgroup may still be at work on the chunk before.
-template <class B, bool kAgain>
+// Everything inside the warp's block, and the record's rows.
+template <class B, class WaitBefore>
 __device__ __forceinline__ void work_on_block(const KdaPrefillSm90& a, const Chunk& c, Record* record, Smem& s,
-                                              int warp, int lane, int barrier) {
+                                              int warp, int lane, int phase, WaitBefore wait_before) {
   put_beta<B>(a, c, s, warp, lane);
   wait_for_load<1>();
   norms<B>(s, B::kPlain || a.normalize_qk, warp, lane);
   Rows x;
   read_rows<typename B::T>(x, s, warp, lane);
-  if (kAgain) workgroup_sync(barrier);  // T of the chunk before has been read
+  wait_before();
   put_decays<B>(a, c, s, warp, lane);
-  workgroup_sync(barrier);  // decays of all blocks
-  make_ranges(s, warp, lane);
-  make_own_ranges(record, s, warp, lane);
+  barrier_arrive_warp(smem_address(&s.decays));
   uint32_t factors[3];
   const uint16_t(&places)[4] = kFactorPlaces.of[warp][token_of(lane)];
 #pragma unroll
@@ -99,28 +98,32 @@ __device__ __forceinline__ void work_on_block(const KdaPrefillSm90& a, const Chu
   Levels levels = {};
   multiply_levels(levels, x, factors);
   scatter_levels(s, levels, warp, lane);
+  barrier_wait(smem_address(&s.decays), phase);
+  make_ranges(s, warp, lane);
+  make_own_ranges(record, s, warp, lane);
   finish_rows(x, range_piece(s, before(warp), lane), range_piece(s, behind(warp), lane), record, s, warp, lane);
 }
 
-// The record of a chunk whose load has been started, by a workgroup of 8 whole warps; thread counts from 0 in it, barrier is a hardware
-// barrier of its own. Each thread calls rows_free() once, when the next chunk's load may start. On return it has written its part of the
-// record. kAgain: of a row of chunks in the same shared memory.
-template <class B, bool kAgain, class RowsFree>
+// The record of a chunk whose loads have been started, by a workgroup of 8 whole warps; thread counts from 0 in it, barrier is a hardware
+// barrier of its own, phase alternates from chunk to chunk. Each thread calls wait_before() once, which returns when all warps are done with the
+// chunk before in the same shared memory, and rows_free(), when the next chunk's load may start. On return it has written its part of the record.
+template <class B, class WaitBefore, class RowsFree>
 __device__ __forceinline__ void compute(const KdaPrefillSm90& a, const Chunk& c, Record* record, Smem& s, int thread,
-                                        int barrier, RowsFree rows_free) {
+                                        int barrier, int phase, WaitBefore wait_before, RowsFree rows_free) {
   // Through shuffles: the compiler then knows that the warp is one number, and does not compute either again.
   const int warp = __shfl_sync(~0u, thread >> 5, 0), lane = __shfl_sync(~0u, thread & 31, thread & 31);
-  work_on_block<B, kAgain>(a, c, record, s, warp, lane, barrier);
+  work_on_block<B>(a, c, record, s, warp, lane, phase, wait_before);
   workgroup_sync(barrier);  // operands of all blocks
   multiply_blocks(record, s, warp, lane);
   if (warp & 1) {
     __syncwarp();
     invert_pair(record, s, pair_of(warp), lane);
+  } else if (warp >= 4) {
+    clear_upper(warp == 4 ? record->solve : record->attend, lane);
   }
   workgroup_sync(barrier);  // K K^T, diagonal blocks of T; the rows are free
   rows_free();
   if (warp < 3) join_row(record, s, 3 - warp, lane);
-  else if (warp < 5) clear_upper(warp == 3 ? record->solve : record->attend, lane);
 }
 
 constexpr int kWorkgroupsPerSm = 3;
@@ -142,7 +145,10 @@ __device__ __forceinline__ void prepare_one(const KdaPrefillSm90& a, Record* rec
   if (!locate(a, slot, static_cast<int>(blockIdx.x), c)) return;
   const int thread = static_cast<int>(threadIdx.x);
   load<B>(a, c, s, thread);
-  compute<B, false>(a, c, records + item, s, thread, 0, [] {});
+  if (thread == 0) init_barriers(s);
+  __syncthreads();
+  compute<B>(
+      a, c, records + item, s, thread, 0, 0, [] {}, [] {});
 }
 
 }  // namespace linnet::ops::sm90::prep

@@ -26,49 +26,54 @@ __device__ __forceinline__ bool locate(const KdaPrefillSm90& a, unsigned slot, i
   return left > 0;
 }
 
-// The copies of one tensor's 8 rows, two at a time. to: the lane's piece of its first row, row: in the tensor, step: two tokens in bytes.
-__device__ __forceinline__ void copy_rows(bool all, uint32_t to, int tensor, const char* row, uint32_t step, int left,
-                                          const void* anywhere) {
-  const auto at = [&](int i) { return (to ^ (i << 5)) + (i * 256 + tensor * kTensorBytes); };
-  if (all) {
+// The copies of one tensor's 8 rows, two at a time. to: the place of the lane's piece of its first row, row: that in the tensor, step: two tokens in bytes.
+__device__ __forceinline__ void copy_rows(uint32_t to, const char* row, uint64_t step) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) copy16(at(i), row + static_cast<uint64_t>(step) * i, 16);
-  } else {
+  for (int i = 0; i < 4; i++) copy16((to ^ (i << 5)) + i * 256, row + step * i, 16);
+}
+// Zeros from token `left` on.
+__device__ __forceinline__ void copy_some_rows(uint32_t to, const char* row, uint64_t step, int left,
+                                               const void* anywhere) {
 #pragma unroll 1
-    for (int i = 0; i < 4; i++) {  // zeros beyond the sequence
-      const bool valid = 2 * i < left;
-      copy16(at(i), valid ? row + static_cast<uint64_t>(step) * i : anywhere, valid ? 16 : 0);
-    }
+  for (int i = 0; i < 4; i++) {
+    const bool valid = 2 * i < left;
+    copy16((to ^ (i << 5)) + i * 256, valid ? row + step * i : anywhere, valid ? 16 : 0);
   }
 }
 
-// Starts the copies of a chunk's raw rows to shared memory, z last: compute waits for q and k alone, at first. Each warp copies its own 8
-// tokens. With options z may have rows of its own stride, or none here, q and k fewer heads, and heads channels
-// that are none: zeros.
+// Starts the copies of a chunk's raw rows to shared memory, z last: compute waits for q and k alone, at first. Each warp copies its own 8 tokens. With
+// options z may have rows of its own stride, or none here, q and k fewer heads, and heads channels that are none: zeros.
 template <class B>
-__device__ __forceinline__ void load(const KdaPrefillSm90& a, const Chunk& c, Smem& s, int thread) {
+__device__ __forceinline__ void load(const KdaPrefillSm90& a, const Chunk c, const Smem& s, int thread) {
   const int here = forget(thread), warp = here >> 5, lane = here & 31, first = lane >> 4, piece = lane & 15;
   const int head_dim = B::kPlain ? kDim : a.head_dim;
-  const bool is_channel = piece * 8 < head_dim;
-  const int left = is_channel ? c.n_valid - kBlock * warp - first : 0;
   const int64_t token = c.token + kBlock * warp + first;
   const uint32_t to = smem_address(s.rows) + warp * kTileBytes + (piece >> 3) * kPanelBytes + first * 128 +
                       (((piece & 7) ^ first) << 4);
-  const auto copy = [&](int tensor, const void* from, int64_t stride, int head) {
-    const char* const row = static_cast<const char*>(from) + (token * stride + head * head_dim + piece * 8) * 2;
-    copy_rows(is_channel && c.n_valid == kChunk, to, tensor, row, static_cast<uint32_t>(stride * 4), left, from);
-  };
-  const int qk_head = B::kPlain ? c.head : c.head / (a.n_heads / a.n_qk_heads);
-  const int64_t qk_stride = B::kPlain ? a.token_stride : a.qk_stride;
-  copy(kRawQ, a.q, qk_stride, qk_head);
-  copy(kRawK, a.k, qk_stride, qk_head);
-  commit_copies();
-  if constexpr (B::kRawRows) {
-    copy(kRawZ, a.z, B::kPlain ? a.token_stride : a.z_stride, c.head);
-  } else if constexpr (B::kGate == KdaGate::log_decay) {  // no room for f32: compute reads them itself, from the L2
+  const int64_t stride = B::kPlain ? a.token_stride : a.qk_stride, z_stride = B::kPlain ? a.token_stride : a.z_stride;
+  const int64_t at =
+      (token * stride + (B::kPlain ? c.head : c.head / (a.n_heads / a.n_qk_heads)) * head_dim + piece * 8) * 2;
+  const int64_t z_at = (token * z_stride + c.head * head_dim + piece * 8) * 2;
+  const char* const q = static_cast<const char*>(a.q) + at;
+  const char* const k = static_cast<const char*>(a.k) + at;
+  const char* const z = static_cast<const char*>(a.z) + z_at;
+  const uint32_t step = static_cast<uint32_t>(stride * 4), z_step = static_cast<uint32_t>(z_stride * 4);  // two tokens
+  if (c.n_valid == kChunk && (B::kPlain || head_dim == kDim)) {
+    copy_rows(to + kRawQ * kTensorBytes, q, step);
+    copy_rows(to + kRawK * kTensorBytes, k, step);
+    commit_copies();
+    if constexpr (B::kRawRows) copy_rows(to + kRawZ * kTensorBytes, z, z_step);
+  } else {
+    const int left = piece * 8 < head_dim ? c.n_valid - kBlock * warp - first : 0;
+    copy_some_rows(to + kRawQ * kTensorBytes, q, step, left, a.q);
+    copy_some_rows(to + kRawK * kTensorBytes, k, step, left, a.k);
+    commit_copies();
+    if constexpr (B::kRawRows) copy_some_rows(to + kRawZ * kTensorBytes, z, z_step, left, a.z);
+  }
+  if constexpr (B::kGate == KdaGate::log_decay) {  // no room for f32: compute reads them itself, from the L2
     const int row = kBlock * warp + (lane >> 2), line = lane & 3;
     if (row < c.n_valid && line * 32 < head_dim)
-      prefetch_line(static_cast<const float*>(a.z) + (c.token + row) * a.z_stride + c.head * head_dim + line * 32);
+      prefetch_line(static_cast<const float*>(a.z) + (c.token + row) * z_stride + c.head * head_dim + line * 32);
   }
   commit_copies();
 }
@@ -129,7 +134,7 @@ __device__ __forceinline__ void norms(Smem& s, [[maybe_unused]] bool normalize, 
 
 // The token's normalised q and k in token view, f16: register 4 j + w has channels 8 p + 2 w, + 1 of piece p = t + 4 j.
 struct Rows {
-  uint32_t k[16], q[16];
+  uint32_t k[4][4], q[4][4];
 };
 template <class T>
 __device__ __forceinline__ void read_rows(Rows& x, const Smem& s, int warp, int lane) {
@@ -143,8 +148,8 @@ __device__ __forceinline__ void read_rows(Rows& x, const Smem& s, int warp, int 
 #pragma unroll
     for (int w = 0; w < 4; w++) {
       const float2 qf = unpack<T>(q[w]), kf = unpack<T>(k[w]);
-      x.q[4 * j + w] = pack_half(qf.x * norm.x, qf.y * norm.x);
-      x.k[4 * j + w] = pack_half(kf.x * norm.y, kf.y * norm.y);
+      x.q[j][w] = pack_half(qf.x * norm.x, qf.y * norm.x);
+      x.k[j][w] = pack_half(kf.x * norm.y, kf.y * norm.y);
     }
   }
   __syncwarp();

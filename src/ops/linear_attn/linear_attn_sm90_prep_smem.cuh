@@ -37,6 +37,7 @@ struct alignas(1024) Smem {
   float2 norm[kWarps][kBlock];                  // of q and k, inverse
   float diagonal[kWarps][kBlock];               // of Q K^T
   float beta[kChunk];
+  uint64_t decays;  // barrier, of all warps: log2_total is whole
 };
 static_assert(sizeof(Smem) == 76800 && offsetof(Smem, solve) == 3 * kTensorBytes);
 // The decay over a block: [kWarps, kDim].
@@ -44,6 +45,10 @@ __device__ __forceinline__ float* log2_total(Smem& s, int block) {
   return reinterpret_cast<float*>(s.solve + 2 * 1024) + block * kDim;
 }
 static_assert(2 * 1024 + kWarps * kDim * sizeof(float) <= kPanelBytes);
+
+__device__ __forceinline__ void init_barriers(Smem& s) {
+  barrier_init(smem_address(&s.decays), kWarps * kWarpArrivals);
+}
 
 // All threads of the workgroup that owns this hardware barrier.
 __device__ __forceinline__ void workgroup_sync(int barrier) { sync_threads(barrier, kThreads); }

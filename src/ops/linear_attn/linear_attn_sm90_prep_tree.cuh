@@ -21,7 +21,7 @@ __device__ __forceinline__ void multiply_levels(Levels& x, const Rows& rows, con
     for (int w = 0; w < 4; w++) {
 #pragma unroll
       for (int level = 0; level < 3; level++) {
-        const uint32_t k = mul_half2(rows.k[4 * j + w], f[level][w]), q = mul_half2(rows.q[4 * j + w], f[level][w]);
+        const uint32_t k = mul_half2(rows.k[j][w], f[level][w]), q = mul_half2(rows.q[j][w], f[level][w]);
         mma_k8<__half>(x.d[level], k, q, k);
       }
     }
@@ -44,7 +44,7 @@ __device__ __forceinline__ void scatter_levels(Smem& s, const Levels& x, int war
   }
 }
 
-__device__ __forceinline__ void multiply(uint32_t (&y)[4], const uint32_t* a, const uint32_t (&b)[4]) {
+__device__ __forceinline__ void multiply(uint32_t (&y)[4], const uint32_t (&a)[4], const uint32_t (&b)[4]) {
 #pragma unroll
   for (int w = 0; w < 4; w++) y[w] = mul_half2(a[w], b[w]);
 }
@@ -67,11 +67,11 @@ __device__ __forceinline__ void finish_rows(const Rows& x, uint32_t before, uint
   for (int j = 0; j < 4; j++) {
     uint32_t f[4], y[4], z[4];
     load_shared(f, before + j * 64);
-    multiply(y, x.k + 4 * j, prefix[j]);
+    multiply(y, x.k[j], prefix[j]);
     multiply(z, y, f);
     store_global(record_row(j), z);
     store_shared(piece_of(rows, j) + kRawZ * kTensorBytes, y);
-    multiply(y, x.q + 4 * j, prefix[j]);
+    multiply(y, x.q[j], prefix[j]);
     multiply(z, y, f);
     store_global(record_row(j) + offsetof(Record, q_in), z);
     store_shared(piece_of(rows, j) + kRawQ * kTensorBytes, y);
@@ -83,7 +83,7 @@ __device__ __forceinline__ void finish_rows(const Rows& x, uint32_t before, uint
   for (int j = 0; j < 4; j++) {
     uint32_t f[4], y[4], z[4];
     load_shared(f, after + j * 64);
-    multiply(y, x.k + 4 * j, suffix[j]);
+    multiply(y, x.k[j], suffix[j]);
     multiply(z, y, f);
     store_global(record_row(j) + offsetof(Record, k_out), z);
     store_shared(piece_of(rows, j) + kRawK * kTensorBytes, y);
