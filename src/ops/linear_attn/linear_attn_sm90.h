@@ -83,7 +83,7 @@ struct KdaPrefillSm90 {
 };
 
 // Bytes of scratch for a call, 128-byte aligned memory. Follows no pointer of the arguments. The same for any whole_chains and layout of
-// states. 66,048 B for each 64 tokens and head, at most about 1.5 GiB, and what is fixed.
+// states. 66,048 B for each 64 tokens and head, at most about 2.25 GiB, and what is fixed.
 size_t kda_prefill_sm90_workspace_bytes(const KdaPrefillSm90& args) noexcept;
 
 // Enqueues the prefill. No host synchronisation, graph-capturable, deterministic. Returns a cudaError_t: cudaErrorInvalidValue for heads,

@@ -11,7 +11,7 @@ cudaError_t launch_prep(const KdaPrefillSm90& args, Record* records, int64_t n_s
 enum class Schedule { beside, split, in_turn, cut };
 // whole_chains: not cut; plain_states: may be split.
 Schedule choose_schedule(int64_t n_tokens, int n_sequences, int n_heads, bool whole_chains, bool plain_states);
-// n_windows: pairs of grids, beside; 0: few enough that records take at most about 1.5 GiB.
+// n_windows: pairs of grids, beside; 0: few enough that records take at most about 2.25 GiB.
 size_t workspace_bytes(int64_t n_tokens, int n_sequences, int n_heads, Schedule schedule, int n_windows = 0);
 // n_lanes: CTAs that scan, split: pairs of them, cut: parts of all chains; 0: a good number. cudaErrorNotSupported: checkpoints of chains that are cut or of
 // narrow heads; narrow heads that are cut; states in other layouts, split.

@@ -1,5 +1,5 @@
 // kda_sm90 prefill: the launches, and the plain builds of the grid of linear_attn_sm90_prefill.cuh.
-// prepare_kernel: registers 72, spills 324, stack 56: at the launch; then workgroups 80, managers 24, whose spills they are.
+// prepare_kernel: registers 72, spills 240, stack 56: at the launch; then workgroups 80, managers 24, whose spills they are.
 #include <algorithm>
 
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
@@ -54,7 +54,7 @@ cudaError_t launch(const Grid& g, const KdaPrefillSm90& a, const Workspace& w, i
   return cudaLaunchKernelEx(&config, g.kernel, a, w, n_slots, n_lanes);
 }
 
-constexpr int64_t kMostRecords = (3ll << 29) / sizeof(Record);  // that memory is to hold at once
+constexpr int64_t kMostRecords = (9ll << 28) / sizeof(Record);  // that memory is to hold at once: 2.25 GiB
 
 int count_windows(int64_t n_positions) {
   return static_cast<int>(std::max<int64_t>(1, (n_positions + kMostRecords - 1) / kMostRecords));

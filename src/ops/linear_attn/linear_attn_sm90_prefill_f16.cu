@@ -1,6 +1,6 @@
 // kda_sm90 prefill of f16 inputs with options (KdaPrefillSm90), each kind of gate: prep's kernel and the persistent one.
-// prep_kernel: registers 80, spills 16, stack 8 (KdaGate::log_decay; none with others).
-// prepare_kernel: registers 72, spills 328, stack 64: those of the managers.
+// prep_kernel: registers 80, spills 108, stack 40 (KdaGate::head_softplus; fewer with others).
+// prepare_kernel: registers 72, spills 340, stack 56: those of the managers.
 #include "ops/linear_attn/linear_attn_sm90_kernels.cuh"
 #include "ops/linear_attn/linear_attn_sm90_prefill.cuh"
 
