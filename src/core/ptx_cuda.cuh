@@ -187,8 +187,8 @@ __device__ __forceinline__ void barrier_arrive_after_copies(uint32_t bar) {
 __device__ __forceinline__ void barrier_arrive(uint32_t bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-// One arrival, which counts as kWarpArrivals, for all that the warp's lanes have done. compute-sanitizer's racecheck takes an arrival for what its own
-// lane has done alone, whatever the warp did before it: built for it, every lane arrives, which takes an SM longer.
+// An arrival for all that the warp's lanes have done; a barrier counts kWarpArrivals for it. compute-sanitizer's racecheck takes an arrival for what its
+// own lane has done alone, in spite of the meeting before it: built for that tool every lane arrives, slower, since arrivals are taken one by one.
 #ifdef LINNET_RACECHECK
 constexpr int kWarpArrivals = 32;
 #else
