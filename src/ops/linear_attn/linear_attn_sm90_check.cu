@@ -52,6 +52,15 @@ void check_accuracy(bool small) {
                                             show(out) + ", state " + show(state));
 }
 
+// A state that nothing is written to is the first one decayed: what rates are off by adds up over the tokens. FLA's is off by 2.7e-3.
+void check_decay() {
+  const Case c = make_case(Draw::beta_zero, {8191}, 2, 9);
+  DeviceCase d(c);
+  d.run();
+  const Error state = compare(DeviceCase::permuted(d.state.host(), c.B()), reference(c).state);
+  verdict(state.rms < 1.5e-3, "a state decays over 8191 tokens as its rates say: state " + show(state));
+}
+
 void check_bits(bool small) {
   const Case c = make_case(Draw::trained, {700, 333, 64}, 4, 21);
   DeviceCase d(c);
@@ -249,6 +258,7 @@ int main(int argc, char** argv) {
     for (const Draw draw : {Draw::zero, Draw::trained, Draw::strong, Draw::cliffs, Draw::bounded, Draw::collinear})
       for (const int n : {64, 1, 17, 50}) check_record(draw, n);
     check_accuracy(is_emulated(mode));
+    check_decay();
     check_long_chain(is_short(mode) ? 4 : 100);
     if (mode != "sanitize") check_bits(is_emulated(mode));
   };
